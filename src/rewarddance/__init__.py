@@ -1,0 +1,44 @@
+"""RewardDance: vision-language reward models for image and video generators.
+
+Importing this package loads no torch: the public names resolve on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Media, Ranking, Status
+    from rewarddance.rewards.loading import load_reward_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Comparison": "rewarddance.core.types",
+    "Judgement": "rewarddance.core.types",
+    "JudgementRequest": "rewarddance.core.types",
+    "Media": "rewarddance.core.types",
+    "Ranking": "rewarddance.core.types",
+    "Status": "rewarddance.core.types",
+    "load_reward_model": "rewarddance.rewards.loading",
+}
+
+__all__ = [
+    "Comparison",
+    "Judgement",
+    "JudgementRequest",
+    "Media",
+    "Ranking",
+    "Status",
+    "__version__",
+    "load_reward_model",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rewarddance' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,40 @@
+"""`rewarddance demo`: the lab end to end in minutes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewarddance.cli.options import AsJson
+from rewarddance.cli.output import number_in_words, print_json, print_table
+from rewarddance.cli.progress import progress
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for models, answers and the report; continued if it exists.")
+    ] = Path("runs/demo"),
+    comparisons: Annotated[int, typer.Option(min=64, help="Comparisons to learn from.")] = 1600,
+    test: Annotated[int, typer.Option(min=20, help="Comparisons of each of the two test splits.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the world, the choices and the training.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Draw a small world, learn two reward models from noisy choices, and see how far to trust them."""
+    from rewarddance.lab.demo import REPORT_NAME, DemoSettings, run_demo
+
+    summary = run_demo(DemoSettings(folder=out, train=comparisons, test=test, seed=seed), progress)
+    if json:
+        print_json(summary)
+        return
+    rows = [
+        (
+            kind,
+            split,
+            f"{figures['gold_accuracy']:.3f}  [{figures['gold_accuracy_low']:.3f}, {figures['gold_accuracy_high']:.3f}]",
+            number_in_words(figures["share_inconsistent_one_order"]),
+        )
+        for kind, splits in summary["models"].items()
+        for split, figures in splits.items()
+    ]
+    print_table(("model", "comparisons", "accuracy against gold", "depends on order"), rows)
+    print(f"{summary['seconds']:.0f} s; open {out / REPORT_NAME}")

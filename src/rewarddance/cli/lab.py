@@ -1,0 +1,75 @@
+"""`rewarddance lab`: draw its world, build its base models, run its studies."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rewarddance.cli.progress import progress
+
+lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
+
+Size = Literal["nano", "micro", "small"]
+
+
+@lab_app.command("draw")
+def draw(
+    out: Annotated[Path, typer.Option(help="Folder that gets the comparisons.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Comparisons to learn from.")] = 4000,
+    validation: Annotated[int, typer.Option(min=1, help="Comparisons to choose the best checkpoint by.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Comparisons of each of the two test splits.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides pictures and choices.")] = 0,
+) -> None:
+    """Draw comparisons: splits train, validation, test_in (in domain) and test_out (out of domain)."""
+    from rewarddance.lab.comparisons import Split, draw_comparisons
+
+    counts: dict[Split, int] = {"train": train, "validation": validation, "test_in": test, "test_out": test}
+    with progress("drawing comparisons", sum(counts.values())) as show:
+        draw_comparisons(out, counts, seed, on_drawn=show)
+    print(out)
+
+
+@lab_app.command("pretrain")
+def pretrain(
+    size: Annotated[Size, typer.Argument(metavar="SIZE", help="nano, micro or small.")],
+    out: Annotated[Path, typer.Option(help="Folder for log, checkpoint and model; continued if it exists.")],
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Items to see; the recorded recipe if left out.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides weights and data.")] = 0,
+) -> None:
+    """Make a base model by the recorded recipe; hours on two cores, resumable."""
+    from dataclasses import replace
+
+    from rewarddance.lab.pretraining import pretrain as run
+    from rewarddance.lab.pretraining import recipe
+
+    recorded = recipe(size, seed)
+    settings = recorded if items is None else replace(recorded, items=items)
+    with progress(f"pretraining {size}", settings.items) as show:
+        print(run(settings, out, show))
+
+
+@lab_app.command("study")
+def study(
+    name: Annotated[Literal["paradigms"], typer.Argument(metavar="NAME", help="paradigms.")],
+    out: Annotated[Path, typer.Option(help="Folder for its runs; finished ones are kept.")] = Path("runs/study"),
+    results: Annotated[Path, typer.Option(help="Folder for NAME.json.")] = Path("docs/results"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+) -> None:
+    """Run a study of the lab: every run of it that is not finished, then its table."""
+    from rewarddance.lab.paradigm_study import StudySettings, markdown_table, run_study, write_results
+
+    settings = StudySettings(folder=out / name, seeds=tuple(range(seeds)), jobs=jobs)
+    with progress(f"study {name}", settings.total) as show:
+        done = 0
+
+        def count(*_: object) -> None:
+            nonlocal done
+            done += 1
+            show(done)
+
+        rows = run_study(settings, count)
+    write_results(results / f"{name}.json", settings, rows)
+    print(markdown_table(rows))

@@ -1,0 +1,96 @@
+"""The program `rewarddance`: its verbs, and the only place where errors become one line and an exit code.
+
+Only typer and the standard library are imported here and at the top of every command's file: `--help` is answered
+before torch could be loaded. What a command needs, it imports in its body.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from rewarddance import __version__
+from rewarddance.cli.compare import compare
+from rewarddance.cli.config import config_app
+from rewarddance.cli.demo import demo
+from rewarddance.cli.evaluate import evaluate
+from rewarddance.cli.import_data import import_data
+from rewarddance.cli.lab import lab_app
+from rewarddance.cli.report import report
+from rewarddance.cli.score import score
+from rewarddance.cli.train import train
+from rewarddance.core.errors import RewardDanceError, UsageError
+
+DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+app = typer.Typer(
+    name="rewarddance",
+    help="Vision-language reward models for image and video generators: learn, test and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command("import")(import_data)
+app.command()(train)
+app.command()(evaluate)
+app.command()(score)
+app.command()(compare)
+app.command()(report)
+app.add_typer(lab_app, name="lab")
+app.add_typer(config_app, name="config")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `rewarddance`; None for those of this process.
+
+    Returns:
+        0 done; 1 the run failed, or more items failed than allowed; 2 bad usage or config; 130 interrupted.
+    """
+    # Notices of this package go to stderr as they are; other libraries only warn.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("rewarddance").setLevel(logging.INFO)
+    if not sys.stderr.isatty():
+        # Read by transformers and huggingface_hub when they are imported: no bars in a file or a pipe.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except typer.TyperException as error:
+        return _fail(error.format_message().strip() or "no command; `rewarddance --help` lists them", error.exit_code)
+    except UsageError as error:
+        return _fail(str(error), BAD_USAGE)
+    except RewardDanceError as error:
+        return _fail(str(error), FAILED)
+    except OSError as error:
+        # A full disk, a file without permission: the user's to mend, and the name says where.
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+    except typer.Abort:
+        return _fail("stopped", FAILED)
+    return result if isinstance(result, int) else DONE
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _print_version(is_asked: bool) -> bool:
+    if is_asked:
+        print(f"rewarddance {__version__}")
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def _options_of_the_program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,50 @@
+"""What may stand where a command or a config names a model."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from rewarddance.core.files import sha256_of
+
+LAB_PREFIX = "lab:"
+
+# The record of a saved reward model holds the hash of every other file of its folder.
+_RECORD = "rewarddance.json"
+
+
+def model_location(name: str) -> str:
+    """The folder or hub id that a name stands for.
+
+    Args:
+        name: A folder, a hub id, or `lab:SIZE` for a base model that ships with the package.
+
+    Raises:
+        UsageError: The lab has no such size.
+    """
+    if not name.startswith(LAB_PREFIX):
+        return name
+    from rewarddance.lab.base_models import shipped_base
+
+    return str(shipped_base(name.removeprefix(LAB_PREFIX)))
+
+
+def model_fingerprint(location: str, adapter: str | None, revision: str | None, kind: str | None) -> str:
+    """What tells the judgements of one model from those of another.
+
+    Args:
+        location: Folder or hub id. A folder is known by its files, a hub id by its name and revision.
+        adapter: Folder or hub id of an adapter.
+        revision: Revision of a hub id.
+        kind: Paradigm in which an untrained model is asked.
+    """
+    parts = [None if name is None else _content(name) for name in (location, adapter)]
+    return hashlib.sha256(json.dumps([*parts, revision, kind]).encode()).hexdigest()
+
+
+def _content(name: str) -> str | list[str]:
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    record = folder / _RECORD
+    files = [record] if record.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    return [f"{path.relative_to(folder)} {sha256_of(path)}" for path in files]

@@ -1,0 +1,62 @@
+"""`rewarddance train`: learn a reward model from comparisons."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rewarddance.cli.model_names import LAB_PREFIX, model_location
+from rewarddance.cli.options import AsJson, Overrides
+from rewarddance.cli.output import plain, print_json
+
+if TYPE_CHECKING:
+    from rewarddance.config.training import TrainConfig
+    from rewarddance.rewards.protocol import RewardModel
+    from rewarddance.training.reward_model import TrainingResult
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `config show train` lists its keys.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the run directory from its newest whole checkpoint.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Learn a reward model. Several processes: `torchrun --nproc-per-node 8 -m rewarddance train CONFIG`."""
+    from rewarddance.config.loader import load_config
+    from rewarddance.config.training import TrainConfig
+
+    settings = load_config(TrainConfig, config, [*(overrides or ()), *([] if out is None else [f"out={out}"])])
+    from rewarddance.training.reward_model import train_reward_model
+
+    result = train_reward_model(settings, model=_lab_model(settings), resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if json:
+        print_json(plain(asdict(result)))
+    else:
+        _print_result(result)
+
+
+def _lab_model(settings: "TrainConfig") -> "RewardModel | None":
+    # Training lies below the lab and cannot look its names up.
+    if not settings.model.base.startswith(LAB_PREFIX):
+        return None
+    from rewarddance.rewards.loading import new_reward_model
+
+    base = model_location(settings.model.base)
+    return new_reward_model(base, settings.model.kind, seed=settings.seed, instruction=settings.model.instruction)
+
+
+def _print_result(result: "TrainingResult") -> None:
+    if not result.is_finished:
+        print(f"stopped after {result.optimizer_steps} optimizer steps; --resume continues {result.folder}")
+        return
+    accuracy = "" if result.best_accuracy is None else f", held-out accuracy {result.best_accuracy:.3f}"
+    print(f"{result.optimizer_steps} optimizer steps{accuracy}: {result.model_folder}")

@@ -1,0 +1,1 @@
+"""Frozen pydantic models of every YAML file, and the loader: defaults, then YAML, then `--set`. Imports no torch."""

@@ -1,0 +1,96 @@
+"""A schema as a list of fields: for `config show`, for the documentation, and to find what a typo meant."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDescription:
+    """One key of a config.
+
+    Attributes:
+        path: Dotted path, such as `optimizer.learning_rate`.
+        type: What may stand there, in words of YAML.
+        default: The default in words of YAML; None where a value is required.
+        meaning: One or two sentences.
+    """
+
+    path: str
+    type: str
+    default: str | None
+    meaning: str
+
+
+def describe_fields(model_cls: type[BaseModel]) -> tuple[FieldDescription, ...]:
+    """Every key of a config in the order of the schema, the keys of its blocks included."""
+    return tuple(_walk(model_cls, ""))
+
+
+def closest_path(model_cls: type[BaseModel], dotted: str) -> str | None:
+    """The key that a misspelt or misplaced one probably meant, as a dotted path; None when nothing is near."""
+    paths = [field.path for field in describe_fields(model_cls)]
+    block, _, name = dotted.rpartition(".")
+    last_words = {path: path.rpartition(".")[2] for path in paths}
+    siblings = {word: path for path, word in last_words.items() if path == f"{block}.{word}".lstrip(".")}
+    everywhere = {word: path for path, word in reversed(last_words.items())}
+    for candidates in (siblings, everywhere):
+        matches = get_close_matches(name, candidates, n=1, cutoff=0.7)
+        if matches:
+            return candidates[matches[0]]
+    # The misspelt word may be that of a block: `optimiser.learning_rate`.
+    return next(iter(get_close_matches(dotted, paths, n=1, cutoff=0.7)), None)
+
+
+def _walk(model_cls: type[BaseModel], prefix: str) -> Iterator[FieldDescription]:
+    for name, info in model_cls.model_fields.items():
+        path = f"{prefix}{name}"
+        block = _block(info.annotation)
+        if block is None or _is_optional(info.annotation):
+            kind = _type_in_words(info.annotation) if block is None else "block or null"
+            yield FieldDescription(path, kind, _default_in_words(info), info.description or "")
+        if block is not None:
+            yield from _walk(block, f"{path}.")
+
+
+def _block(annotation: object) -> type[BaseModel] | None:
+    options = (annotation, *get_args(annotation))
+    return next((kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _is_optional(annotation: object) -> bool:
+    return NoneType in get_args(annotation)
+
+
+def _type_in_words(annotation: object) -> str:
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_in_words(options[0])
+    if origin is Literal:
+        return " or ".join(f"`{option}`" for option in options)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_in_words(option) for option in options)
+    if origin is tuple:
+        return "list of " + _type_in_words(options[0])
+    words = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", NoneType: "null"}
+    return words[annotation] if isinstance(annotation, type) else str(annotation)
+
+
+def _default_in_words(info: FieldInfo) -> str | None:
+    if info.is_required():
+        return None
+    return _value_in_words(info.get_default(call_default_factory=False))
+
+
+def _value_in_words(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_value_in_words(part) for part in value) + "]"
+    return str(value)

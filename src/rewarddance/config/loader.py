@@ -1,0 +1,126 @@
+"""From YAML and `--set` to a frozen config. Class defaults, then the file, then the overrides; the last word wins.
+
+YAML is read with the safe loader and holds values only: no import paths, no tags.
+"""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from rewarddance.config.fields import closest_path
+from rewarddance.core.errors import ConfigError
+
+Config = TypeVar("Config", bound=BaseModel)
+Tree = dict[str, object]
+
+_UNKNOWN_KEY = "extra_forbidden"
+_MISSING_KEY = "missing"
+
+
+def load_config(model_cls: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a config.
+
+    Args:
+        model_cls: Its schema.
+        path: YAML file; None for defaults and overrides only.
+        overrides: `key.path=value`, the value in YAML: `optimizer.learning_rate=1e-5`, `model.lora=null`.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, an override is malformed, or a key or value does not fit;
+            the message names the dotted path and, for a typo, the nearest key.
+    """
+    where = "--set" if path is None else str(path)
+    tree = {} if path is None else _read_mapping(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return model_cls.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_one_line(model_cls, error)}") from error
+
+
+def dump_config(config: BaseModel) -> str:
+    """The resolved config as YAML, every default written out; `load_config` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = next((key for key in keys if keys.count(key) > 1), None)
+        if repeated is not None:
+            problem = f"key {repeated!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_mapping(path: Path) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no config file {path}; check the path, or start from one in recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as text ({error}); give a YAML file") from error
+    content = _parse_yaml(text, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} holds a {type(content).__name__}, not keys and values; see `rewarddance config show`"
+        )
+    return content
+
+
+def _parse_yaml(text: str, where: str) -> object:
+    try:
+        # A subclass of the safe loader.
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{where} is not YAML{line}: {error.problem}; correct it there") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}; correct it there") from error
+
+
+def _apply(tree: Tree, override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set optimizer.learning_rate=1e-5")
+    for depth, key in enumerate(keys[:-1]):
+        child = tree.get(key)
+        if child is None:
+            # `model.lora.rank=8` switches on a block that the file left out or set to null.
+            child = tree[key] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a block of keys")
+        tree = child
+    tree[keys[-1]] = _parse_yaml(text, f"--set {override!r}")
+
+
+def _one_line(model_cls: type[BaseModel], error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # A misspelt key also leaves the real one missing: name the typo.
+    problems.sort(key=lambda problem: problem["type"] != _UNKNOWN_KEY)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return _sentence(model_cls, problems[0]) + more
+
+
+def _sentence(model_cls: type[BaseModel], problem: ErrorDetails) -> str:
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == _UNKNOWN_KEY:
+        nearest = closest_path(model_cls, dotted)
+        advice = f"did you mean {nearest!r}?" if nearest else "`rewarddance config show` lists the keys"
+        return f"unknown key {dotted!r}; {advice}"
+    if problem["type"] == _MISSING_KEY:
+        return f"{dotted!r} is missing; add it, or give --set {dotted}=VALUE"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted!r} cannot be {problem['input']!r}; {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""The vocabulary of the project: types, errors, media, seeding and files. Imports no torch."""

@@ -1,0 +1,142 @@
+"""Files that are either whole or absent, and folders that can prove they are complete.
+
+A reader never sees half a file: the bytes go to a temporary file in the same folder, reach the disk, and only then
+take the final name. A folder is complete when its manifest, written last, agrees with every file in it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+MANIFEST_NAME = "manifest.json"
+
+_CHUNK_BYTES = 1 << 20
+_FILE_MODE = 0o666
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Replace a file as a whole; after a crash at any point the old or the new content is there, never a mixture.
+
+    Args:
+        path: The final name; its folder exists.
+        data: The whole content.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            # mkstemp makes files that only their owner reads; the final file is an ordinary one.
+            os.fchmod(file.fileno(), _FILE_MODE & ~_current_umask())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_bytes_atomic` for UTF-8 text."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_json_atomic(path: Path, value: object) -> None:
+    """Write indented JSON as a whole.
+
+    Args:
+        path: The final name; its folder exists.
+        value: Made of dicts, lists, strings, finite numbers, booleans and None.
+
+    Raises:
+        ValueError: A number is not finite. JSON has no word for it; None says "unknown".
+    """
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: without this, a rename can be lost in a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Declare a folder complete: bring every file in it to the disk, then write size and hash of each.
+
+    Args:
+        folder: Everything below it is listed; nothing may be written to it afterwards.
+    """
+    entries: dict[str, dict[str, object]] = {}
+    for path in _files_below(folder):
+        _sync_file(path)
+        entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    for directory in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        sync_folder(directory)
+    write_json_atomic(folder / MANIFEST_NAME, {"files": entries})
+
+
+def verify_manifest(folder: Path) -> list[str]:
+    """What keeps a folder from being complete.
+
+    Args:
+        folder: A folder that may have been written by `write_manifest`.
+
+    Returns:
+        One line a problem, empty when the folder is whole. Files that the manifest does not list are no problem:
+        they were added by hand and nobody reads them.
+    """
+    manifest = folder / MANIFEST_NAME
+    if not manifest.is_file():
+        return [f"{MANIFEST_NAME} is missing"]
+    try:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"{MANIFEST_NAME} is not readable"]
+    problems = (_problem(folder, name, size, digest) for name, (size, digest) in expected.items())
+    return [problem for problem in problems if problem is not None]
+
+
+def _problem(folder: Path, name: str, size: int, digest: str) -> str | None:
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != size:
+        return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    if sha256_of(path) != digest:
+        return f"{name} has changed: its sha256 differs"
+    return None
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _current_umask() -> int:
+    # The only way to read the umask is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

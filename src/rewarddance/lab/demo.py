@@ -1,0 +1,105 @@
+"""The demo: from nothing to two reward models, measured and shown on one page.
+
+It draws comparisons of the lab's world, trains the pairwise generative and the scalar model from the same base on
+the same comparisons, evaluates both in and out of domain, and writes `report.html` and `summary.json`.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewarddance.core.files import write_json_atomic
+from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
+from rewarddance.lab.base_models import BaseSize, shipped_base
+from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
+from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, LabRun, learn, measure
+from rewarddance.reports.html_page import write_page
+from rewarddance.reports.run_files import read_run
+from rewarddance.reports.run_report import run_page
+from rewarddance.rewards.protocol import RewardKind
+
+REPORT_NAME, SUMMARY_NAME = "report.html", "summary.json"
+KINDS: tuple[RewardKind, ...] = ("pairwise", "scalar")
+
+Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""Shows how far a stage is: takes its name and its number of items, gives a function of the items done."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """How large the demo is.
+
+    Attributes:
+        folder: Where everything is written; what is finished there is not made again.
+        size: Base model of both reward models.
+        train: Comparisons to learn from.
+        test: Comparisons of each test split.
+        epochs: How often each comparison is seen.
+        seed: Decides everything.
+    """
+
+    folder: Path
+    size: BaseSize = "micro"
+    train: int = 1600
+    test: int = 300
+    epochs: int = 3
+    seed: int = 0
+
+
+def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
+    """Run the demo, or what is left of it; returns what `summary.json` holds."""
+    began = time.perf_counter()
+    data = _drawn(settings, stage)
+    reports: dict[RewardKind, PreferenceReport] = {}
+    for kind in KINDS:
+        folder = settings.folder / kind
+        model = learn(
+            LabRun(shipped_base(settings.size), settings.size, kind, settings.seed, folder, settings.epochs), data
+        )
+        with stage(f"judging with the {kind} model", 2 * settings.test) as show:
+            reports[kind] = measure(model, data, folder, kind, lambda done, _, show=show: show(done))
+    page = run_page(
+        [read_run(settings.folder / kind) for kind in KINDS], "RewardDance demo: two reward models of the lab"
+    )
+    write_page(page, settings.folder / REPORT_NAME)
+    summary = {
+        "seconds": round(time.perf_counter() - began, 1),
+        "base": settings.size,
+        "comparisons": settings.train,
+        "models": {
+            kind: {name: figures(group) for name, group in report.facets["split"].items()}
+            for kind, report in reports.items()
+        },
+    }
+    write_json_atomic(settings.folder / SUMMARY_NAME, summary)
+    return summary
+
+
+def figures(group: GroupReport) -> dict[str, float | None]:
+    """The headline of one split: accuracy against gold that differs clearly, and what the order does."""
+    clear = next(part for part in group.gold if part.min_difference == MIN_GOLD_DIFFERENCE)
+    one_order, inconsistent = clear.accuracy_mean_orders, clear.share_inconsistent
+    return {
+        "gold_accuracy": clear.accuracy.estimate,
+        "gold_accuracy_low": clear.accuracy.low,
+        "gold_accuracy_high": clear.accuracy.high,
+        "gold_accuracy_one_order": one_order and one_order.estimate,
+        "share_inconsistent_one_order": inconsistent and inconsistent.estimate,
+        "choice_accuracy": group.accuracy and group.accuracy.estimate,
+        "calibration_error": group.calibration and group.calibration.ece,
+    }
+
+
+def _drawn(settings: DemoSettings, stage: Stage) -> LabData:
+    counts: dict[Split, int] = {
+        "train": settings.train,
+        "validation": 200,
+        "test_in": settings.test,
+        "test_out": settings.test,
+    }
+    folder = settings.folder / "data"
+    with stage("drawing comparisons", sum(counts.values())) as show:
+        return open_drawn(folder) or draw_comparisons(folder, counts, settings.seed, on_drawn=show)

@@ -1,0 +1,105 @@
+"""One lab run: learn a reward model from noisy comparisons and measure it against gold, in and out of domain.
+
+The demo and the studies are made of these; the work is done by the same training and evaluation code as on real
+checkpoints, with the settings below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewarddance.config.training import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rewarddance.data.comparisons import ComparisonSet
+from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
+from rewarddance.evaluation.judgement_rows import ROWS_NAME
+from rewarddance.evaluation.preference_accuracy import evaluate
+from rewarddance.evaluation.preference_report import PreferenceReport
+from rewarddance.lab.base_models import BaseSize
+from rewarddance.lab.comparisons import LabData, Split
+from rewarddance.rewards.loading import load_reward_model, new_reward_model
+from rewarddance.rewards.protocol import RewardKind, RewardModel
+from rewarddance.training.reward_model import train_reward_model
+from rewarddance.training.run import StepReport
+
+TEST_SPLITS: tuple[Split, ...] = ("test_in", "test_out")
+SPLIT_NAMES = {"test_in": "in domain", "test_out": "out of domain"}
+MIN_GOLD_DIFFERENCE = 0.1
+
+_LEARNING_RATES: dict[BaseSize, float] = {"nano": 1.5e-3, "micro": 8e-4, "small": 5e-4}
+
+
+@dataclass(frozen=True, slots=True)
+class LabRun:
+    """What to learn, from what, and where to write it.
+
+    Attributes:
+        base: Folder of the base model.
+        size: Its size, which decides the learning rate.
+        kind: Paradigm.
+        seed: Of order and new weights.
+        epochs: How often each comparison is seen, in one order at random.
+        max_comparisons: Learn from fewer than there are; None for all.
+        folder: Run directory.
+    """
+
+    base: Path
+    size: BaseSize
+    kind: RewardKind
+    seed: int
+    folder: Path
+    epochs: int = 4
+    max_comparisons: int | None = None
+
+
+def training_config(run: LabRun, data: LabData) -> TrainConfig:
+    """The run as a config, which the run directory keeps."""
+    return TrainConfig(
+        model=ModelConfig(base=str(run.base), kind=run.kind, instruction="none"),
+        data=DataConfig(train=data.folder, evaluation_split="validation", max_comparisons=run.max_comparisons),
+        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATES[run.size], weight_decay=0.02),
+        loss=LossConfig(),
+        batch_size=32,
+        epochs=run.epochs,
+        orders="random",
+        seed=run.seed,
+        evaluation_comparisons=400,
+        out=run.folder,
+    )
+
+
+def learn(run: LabRun, data: LabData, on_step: Callable[[StepReport], None] | None = None) -> RewardModel:
+    """Train, or continue, or load what is finished already; returns the best model."""
+    finished = run.folder / "model"
+    if (finished / "rewarddance.json").is_file():
+        return load_reward_model(finished)
+    config = training_config(run, data)
+    model = new_reward_model(run.base, run.kind, seed=run.seed, instruction="none")
+    train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
+    return model
+
+
+def measure(
+    model: RewardModel,
+    data: LabData,
+    folder: Path,
+    name: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PreferenceReport:
+    """Evaluate on both test splits, in both orders, against gold; answers and report are kept in `folder`.
+
+    The figures of a split stand in `report.facets["split"]`.
+    """
+    comparisons = ComparisonSet.open(data.folder)
+    asked = [(split, comparison) for split in TEST_SPLITS for comparison in comparisons.select(split=split)]
+    folder.mkdir(parents=True, exist_ok=True)
+    report = evaluate(
+        model,
+        [comparison for _, comparison in asked],
+        gold=[data.gold_difference(comparison.id) for _, comparison in asked],
+        facets={"split": [SPLIT_NAMES[split] for split, _ in asked]},
+        rows_path=folder / ROWS_NAME,
+        fingerprint=name,
+        on_progress=on_progress,
+    )
+    write_evaluation(folder, report, Provenance(name=name, model=name, data=str(data.folder)))
+    return report

@@ -1,0 +1,91 @@
+"""Real photographs with graded faults, written out as a published HPDv3 folder.
+
+The photos are those that scikit-image carries; the faults are JPEG, blur and noise at graded severities, and of two
+versions of one crop the less faulty is preferred. Some photos are held out whole, so that the test asks about
+pictures of which no part was seen in training.
+"""
+
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFilter
+
+from rewarddance.core.seeding import numpy_rng
+
+TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "camera", "hubble_deep_field", "brick", "grass", "retina", "cell")
+TEST_PHOTOS = ("chelsea", "coins", "gravel", "immunohistochemistry")
+FAULTS = ("jpeg", "blur", "noise")
+CROP = 64  # pixels a side, as stored
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoPair:
+    """A row to be written: two versions of one crop, the better first, as HPDv3 has it."""
+
+    prompt: str
+    better: Image.Image
+    worse: Image.Image
+    fault: str
+
+
+def write_photo_folder(folder: Path, train: int, test: int, seed: int = 0) -> None:
+    """Write `train.json`, `test.json` and `images/` in HPDv3's layout.
+
+    Args:
+        folder: Made when missing.
+        train: Rows from the training photos.
+        test: Rows from the held-out photos.
+        seed: Decides crops and faults.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for split, names, count in (("train", TRAIN_PHOTOS, train), ("test", TEST_PHOTOS, test)):
+        rows = []
+        for number in range(count):
+            pair = draw_pair(names, numpy_rng(seed, "photos", split, number))
+            paths = [f"images/{split}-{number:05d}-{place}.png" for place in ("x", "y")]
+            pair.better.save(folder / paths[0])
+            pair.worse.save(folder / paths[1])
+            row = {"prompt": pair.prompt, "path1": paths[0], "path2": paths[1], "model1": "photo", "model2": pair.fault}
+            if split == "train":
+                row |= {"choice_dist": [10, 0], "confidence": 1.0}
+            rows.append(row)
+        (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def draw_pair(names: tuple[str, ...], rng: np.random.Generator) -> PhotoPair:
+    """Two versions of a random crop that differ clearly in the severity of one fault."""
+    name = names[rng.integers(len(names))]
+    photo = load_photo(name)
+    side = int(rng.integers(CROP, 3 * CROP))
+    left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
+    crop = photo.crop((left, top, left + side, top + side)).resize((CROP, CROP), Image.Resampling.BICUBIC)
+    fault = FAULTS[rng.integers(len(FAULTS))]
+    mild = float(rng.uniform(0, 0.5))
+    severe = float(rng.uniform(mild + 0.35, 1.0))
+    return PhotoPair(f"a photo of {name}", *(spoil_photo(crop, fault, level, rng) for level in (mild, severe)), fault)
+
+
+def spoil_photo(photo: Image.Image, fault: str, severity: float, rng: np.random.Generator) -> Image.Image:
+    """One fault at a severity in [0, 1]; at 0 the photo is as good as untouched."""
+    match fault:
+        case "jpeg":
+            buffer = BytesIO()
+            photo.save(buffer, "JPEG", quality=round(90 * (1 - severity) ** 2 + 2))
+            return Image.open(BytesIO(buffer.getvalue())).convert("RGB")
+        case "blur":
+            return photo.filter(ImageFilter.GaussianBlur(3 * severity))
+        case _:
+            pixels = np.asarray(photo, dtype=float) + rng.normal(0, 60 * severity, (CROP, CROP, 3))
+            return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def load_photo(name: str) -> Image.Image:
+    """One of scikit-image's photos as RGB; needs the extra `rewarddance[photos]`."""
+    from skimage import data
+
+    pixels: UInt8[np.ndarray, "height width *channels"] = getattr(data, name)()
+    return Image.fromarray(pixels).convert("RGB")

@@ -1,0 +1,343 @@
+"""How the lab's base models were made: `rewarddance lab pretrain`.
+
+First the vision tower alone learns what stands in each cell of a picture and how spoiled the picture is. Then the
+whole model learns from items: a prompt, two pictures and three or four lessons. The lessons see the pictures but not
+each other (a block mask), so that the dear part, the pictures, is computed once.
+
+Beside the answers, light heads that are thrown away afterwards teach densely: the vision lessons go on; half-way up
+the language model each image token says whether its cell is what the prompt asks for, and one layer higher the token
+that closes a picture says how well it is aligned and how clean it is. The place matters: with the same heads on the
+last layer no layer is left that could use what they teach, and every question stays at its base rate.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+from rewarddance.core.seeding import numpy_rng
+from rewarddance.lab.base_models import IMAGE_TOKENS, BaseSize, new_base, new_tokenizer, save_base
+from rewarddance.lab.candidates import LabCandidate
+from rewarddance.lab.pretraining_questions import QUALITIES, Item, corpus, draw_item
+from rewarddance.lab.prompts import COLOURS, SHAPES, LabPrompt
+from rewarddance.lab.world import SIDE, to_uint8
+
+CELL = SIDE // 4  # pixels a side of what one image token sees
+HEAD = "Prompt: "
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingSettings:
+    """The recipe.
+
+    Attributes:
+        size: Which base model.
+        vision_items: Items that the vision tower sees alone, first.
+        items: Items that the whole model sees; the learning rate falls to a tenth over them.
+        batch_items: Items an optimizer step.
+        learning_rate: Peak, after the warm-up.
+        warmup_steps: Optimizer steps of linear warm-up.
+        seed: Of weights and data.
+        save_every: Optimizer steps between checkpoints.
+    """
+
+    size: BaseSize
+    vision_items: int = 15_000
+    items: int = 120_000
+    batch_items: int = 48
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    seed: int = 0
+    save_every: int = 100
+
+
+def recipe(size: BaseSize, seed: int = 0) -> PretrainingSettings:
+    """The settings that the shipped weights were made with."""
+    items, rate = {"nano": (140_000, 2e-3), "micro": (90_000, 1.5e-3), "small": (60_000, 1e-3)}[size]
+    return PretrainingSettings(size=size, items=items, learning_rate=rate, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBatch:
+    """Items as tensors: one row is prefix, then lessons side by side.
+
+    Shapes: `token_ids`, `positions` and `next_ids` (items, tokens), -100 in `next_ids` where nothing is learned;
+    `blocks` (items, tokens): 0 for the prefix, the lesson's number otherwise, -1 for padding;
+    `pixels` (2 items, 3, side, side); `colours`, `shapes`, `wanted` (2 items, cells); `truths` (2 items, 4).
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    blocks: Tensor
+    next_ids: Tensor
+    pixels: Tensor
+    colours: Tensor
+    shapes: Tensor
+    wanted: Tensor
+    truths: Tensor
+
+
+_WEIGHTS = {"answer": 2.0, "truth": 4.0, "faults": 2.0, "colour": 0.5, "shape": 0.5, "wanted": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of a batch by name, and the logits (answer tokens, vocabulary) behind the answers'."""
+
+    by_name: dict[str, Tensor]
+    logits: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return torch.stack(
+            [self.by_name[name] * weight for name, weight in _WEIGHTS.items() if name in self.by_name]
+        ).sum()
+
+
+class TeachingHeads(nn.Module):
+    """The light heads of the dense lessons; not part of the base model."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.colour = nn.Linear(width, len(COLOURS) + 1)
+        self.shape = nn.Linear(width, len(SHAPES) + 1)
+        self.faults = nn.Linear(width, len(QUALITIES))
+        self.wanted = nn.Linear(width, 3)
+        self.truth = nn.Linear(width, 4)
+
+
+def collate_items(items: list[Item], tokenizer: PreTrainedTokenizerFast) -> ItemBatch:
+    """Lay items out as one padded batch."""
+    rows = [_lay_out(item, tokenizer) for item in items]
+    longest = max(len(row[0]) for row in rows)
+    pads = (tokenizer.pad_token_id, 0, -1, -100)
+    columns = [
+        torch.tensor([[*row[part], *[pad] * (longest - len(row[part]))] for row in rows])
+        for part, pad in enumerate(pads)
+    ]
+    pictures = [candidate for item in items for candidate in item.candidates]
+    cells = [_cells(item.prompt, candidate) for item in items for candidate in item.candidates]
+    pixels = np.stack([to_uint8(candidate.pixels) for candidate in pictures]).astype(np.float32) / 127.5 - 1
+    truths = [
+        [candidate.alignment, *(1 - candidate.severity(fault) for _, _, fault in QUALITIES)] for candidate in pictures
+    ]
+    return ItemBatch(
+        *columns,
+        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        colours=torch.tensor([cell[0] for cell in cells]),
+        shapes=torch.tensor([cell[1] for cell in cells]),
+        wanted=torch.tensor([cell[2] for cell in cells]),
+        truths=torch.tensor(truths, dtype=torch.float32),
+    )
+
+
+def vision_losses(features: Tensor, heads: TeachingHeads, batch: ItemBatch) -> dict[str, Tensor]:
+    """Dense lessons on the vision tokens (2 items, cells, width): colour and shape of the cell, faults of the picture."""
+    faults = heads.faults(features).mean(dim=1)
+    return {
+        "colour": functional.cross_entropy(heads.colour(features).flatten(0, 1), batch.colours.flatten()),
+        "shape": functional.cross_entropy(heads.shape(features).flatten(0, 1), batch.shapes.flatten()),
+        "faults": functional.mse_loss(faults, batch.truths[:, 1:]),
+    }
+
+
+def picture_features(model: InternVLForConditionalGeneration, batch: ItemBatch) -> Tensor:
+    """Vision tokens as the language model gets them, shape (2 items, cells, width)."""
+    features: Tensor = model.model.get_image_features(
+        batch.pixels, vision_feature_layer=-1, vision_feature_select_strategy="default"
+    ).pooler_output
+    return features
+
+
+def pretraining_losses(model: InternVLForConditionalGeneration, heads: TeachingHeads, batch: ItemBatch) -> Losses:
+    """Mean loss of the answers and of each dense lesson."""
+    language = model.model.language_model
+    features = picture_features(model, batch)
+    is_image = batch.token_ids == model.config.image_token_id
+    embedded = language.embed_tokens(batch.token_ids).masked_scatter(is_image[..., None], features)
+    output = language(
+        inputs_embeds=embedded,
+        attention_mask=_block_mask(batch.blocks),
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    half = len(language.layers) // 2
+    # the token after the last image token of a picture is the one that closes it
+    closes = is_image.roll(1, dims=1) & ~is_image
+    at_cells = output.hidden_states[half][is_image].view_as(features)
+    at_close = output.hidden_states[half + 1][closes]  # (2 items, width)
+    learned = batch.next_ids != -100
+    logits = model.lm_head(output.last_hidden_state[learned])
+    losses = vision_losses(features, heads, batch)
+    losses["wanted"] = functional.cross_entropy(heads.wanted(at_cells).flatten(0, 1), batch.wanted.flatten())
+    losses["truth"] = functional.mse_loss(heads.truth(at_close), batch.truths)
+    losses["answer"] = functional.cross_entropy(logits, batch.next_ids[learned])
+    return Losses(losses, logits)
+
+
+def _block_mask(blocks: Tensor) -> Tensor:
+    """Who sees whom, shape (items, 1, tokens, tokens): each lesson itself and the prefix, causally."""
+    sees = (blocks[:, None, :] == blocks[:, :, None]) | (blocks[:, None, :] == 0)
+    sees &= torch.ones_like(sees[0]).tril() & (blocks[:, None, :] >= 0)
+    sees |= torch.eye(sees.shape[-1], dtype=torch.bool)  # padding must see something, or its softmax is empty
+    return sees[:, None]
+
+
+@torch.no_grad()
+def examine(
+    model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, items: int = 480, seed: int = 1
+) -> dict[str, float]:
+    """Share of yes/no questions answered right, by topic, on items that were not in the lessons."""
+    asked, right = Counter[str](), Counter[str]()
+    heads = TeachingHeads(model.config.text_config.hidden_size)
+    for start in range(0, items, 48):
+        rng = numpy_rng(seed, "exam", start)
+        drawn = [draw_item(rng) for _ in range(min(48, items - start))]
+        batch = collate_items(drawn, tokenizer)
+        logits = pretraining_losses(model, heads, batch).logits  # (answer tokens, vocabulary)
+        answers = batch.next_ids[batch.next_ids != -100]
+        said = logits.argmax(dim=-1) == answers
+        place = 0
+        for lesson in (lesson for item in drawn for lesson in item.lessons):
+            length = len(tokenizer.encode(lesson.answer)) + 1
+            if lesson.topic != "caption":
+                asked[lesson.topic] += 1
+                right[lesson.topic] += bool(said[place])
+            place += length
+    return {topic: round(right[topic] / asked[topic], 4) for topic in sorted(asked)}
+
+
+def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+    """Run or resume the recipe; the finished base model is written to `folder / "model"`.
+
+    A checkpoint is written every `save_every` optimizer steps; the data of a step depend on its number alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = new_tokenizer(corpus(numpy_rng(settings.seed, "corpus")))
+    model = new_base(settings.size, tokenizer, settings.seed)
+    heads = TeachingHeads(model.config.text_config.hidden_size)
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    alone = settings.vision_items // settings.batch_items
+    total = alone + settings.items // settings.batch_items
+    done = _resume(folder, model, heads, optimizer)
+    started, recent = time.perf_counter(), dict[str, float]()
+    for step, batch in _batches(settings, tokenizer, range(done, total)):
+        phase, of = (step, alone) if step < alone else (step - alone, total - alone)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(phase, settings.warmup_steps, of)
+        if step < alone:
+            losses = Losses(vision_losses(picture_features(model, batch), heads, batch), torch.empty(0))
+        else:
+            losses = pretraining_losses(model, heads, batch)
+        optimizer.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if on_progress is not None:
+            on_progress((step + 1) * settings.batch_items)
+        for name, value in losses.by_name.items():
+            recent[name] = 0.95 * recent.get(name, value.item()) + 0.05 * value.item()
+        if (step + 1) % 20 == 0:
+            row = {"optimizer_step": step + 1, "items": (step + 1) * settings.batch_items}
+            row |= {name: round(value, 4) for name, value in recent.items()}
+            row |= {"seconds": round(time.perf_counter() - started, 1)}
+            with (folder / "metrics.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        if (step + 1) % settings.save_every == 0 or step + 1 == total:
+            _checkpoint(folder, model, heads, optimizer, step + 1)
+    record = {"settings": asdict(settings), "losses": recent, "exam": examine(model, tokenizer)}
+    save_base(model, tokenizer, folder / "model", record)
+    return folder / "model"
+
+
+def _batches(
+    settings: PretrainingSettings, tokenizer: PreTrainedTokenizerFast, steps: range
+) -> Iterator[tuple[int, ItemBatch]]:
+    for step in steps:
+        rng = numpy_rng(settings.seed, "items", step)
+        yield step, collate_items([draw_item(rng) for _ in range(settings.batch_items)], tokenizer)
+
+
+def _schedule(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _lay_out(item: Item, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Token ids, positions, blocks and next ids of one item."""
+    picture = "<img>" + "<IMG_CONTEXT>" * IMAGE_TOKENS + "</img>"
+    prefix = f"<|im_start|>user\n{HEAD}{item.prompt.text}\nImage 1: {picture}\nImage 2: {picture}"
+    ids = tokenizer.encode(prefix)
+    positions, blocks, following = list(range(len(ids))), [0] * len(ids), [-100] * len(ids)
+    for number, lesson in enumerate(item.lessons, start=1):
+        asked = tokenizer.encode(f"\n{lesson.question}<|im_end|>\n<|im_start|>assistant\n")
+        answer = tokenizer.encode(lesson.answer) + [tokenizer.eos_token_id]
+        branch = asked + answer[:-1]
+        start = len([block for block in blocks if block == 0])
+        ids += branch
+        positions += range(start, start + len(branch))
+        blocks += [number] * len(branch)
+        following += [-100] * (len(asked) - 1) + answer
+    return ids, positions, blocks, following
+
+
+def _cells(prompt: LabPrompt, candidate: LabCandidate) -> tuple[list[int], list[int], list[int]]:
+    """Colour, shape and wantedness of what covers most of each cell: 0 for the ground."""
+    colours, shapes, wanted = ([0] * IMAGE_TOKENS for _ in range(3))
+    covered = [CELL * CELL * 0.2] * IMAGE_TOKENS
+    for thing in candidate.scene.things:
+        is_wanted = any(shape == thing.shape and colour in (None, thing.colour) for colour, shape in prompt.things)
+        for cell in range(IMAGE_TOKENS):
+            top, left = cell // 4 * CELL, cell % 4 * CELL
+            rows = min(top + CELL, thing.top + thing.size) - max(top, thing.top)
+            columns = min(left + CELL, thing.left + thing.size) - max(left, thing.left)
+            if min(rows, columns) > 0 and rows * columns > covered[cell]:
+                covered[cell] = rows * columns
+                colours[cell] = 1 + COLOURS.index(thing.colour)
+                shapes[cell] = 1 + SHAPES.index(thing.shape)
+                wanted[cell] = 2 if is_wanted else 1
+    return colours, shapes, wanted
+
+
+def _checkpoint(folder: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    state = {f"model.{name}": value for name, value in model.named_parameters()}
+    state |= {f"heads.{name}": value for name, value in heads.named_parameters()}
+    slots = optimizer.state_dict()["state"]
+    state |= {f"optimizer.{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
+    tensors = {name: value.detach().contiguous() for name, value in state.items()}
+    save_file(tensors, folder / "checkpoint.tmp", {"step": str(step)})
+    (folder / "checkpoint.tmp").replace(folder / "checkpoint.safetensors")
+
+
+def _resume(folder: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    state = load_file(path)
+    with torch.no_grad():
+        for owner, module in (("model", model), ("heads", heads)):
+            for name, parameter in module.named_parameters():
+                parameter.copy_(state[f"{owner}.{name}"])
+    packed = optimizer.state_dict()
+    for name, value in state.items():
+        if name.startswith("optimizer."):
+            _, index, slot = name.split(".")
+            packed["state"].setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict(packed)
+    with safe_open(path, "pt") as opened:
+        return int(opened.metadata()["step"])

@@ -1,0 +1,1 @@
+"""Formulas of learning and alignment: pure functions of tensors."""

@@ -1,0 +1,79 @@
+"""Charts of `metrics.jsonl`: one for each number in it, the same number of several runs in one chart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rewarddance.reports.run_files import RunFiles
+from rewarddance.reports.sections import Charts, Estimate, Figure, Figures, Guide, LineChart, Point, Section, Series
+
+STEP = "optimizer_step"
+
+_NOT_CHARTED = {STEP, "epoch"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How a number that every run has is shown."""
+
+    title: str
+    y_label: str
+    guide: Guide | None = None
+
+
+_KNOWN: Mapping[str, _Known] = {
+    "loss": _Known("Training loss", "nats a comparison", Guide(math.log(2), "uninformed, ln 2")),
+    "held_out_accuracy": _Known("Accuracy on held-out comparisons", "share right", Guide(0.5, "chance")),
+    "accuracy": _Known("Accuracy on the comparisons being learned", "share right", Guide(0.5, "chance")),
+    "learning_rate": _Known("Learning rate", "step size"),
+    "gradient_norm": _Known("Gradient norm", "before clipping"),
+    "comparisons_per_second": _Known("Speed", "comparisons a second"),
+}
+
+
+def training_section(runs: Sequence[RunFiles]) -> Section | None:
+    """Every number that the runs logged; None when they logged none."""
+    logged = dict.fromkeys(key for run in runs for row in run.metrics for key in row)
+    keys = [key for key in _KNOWN if key in logged] + [key for key in logged if key not in _KNOWN]
+    charts = [_chart(key, runs) for key in keys if key not in _NOT_CHARTED]
+    drawn = tuple(chart for chart in charts if chart is not None)
+    if not drawn:
+        return None
+    noisy = "Faint lines are the values as logged, strong lines their moving average."
+    return Section("Training", (Charts(drawn),), noisy)
+
+
+def training_figures(runs: Sequence[RunFiles]) -> Section | None:
+    """Best held-out accuracy and last loss of each run, for runs that were not evaluated otherwise."""
+    figures = []
+    for run in runs:
+        accuracy, loss = _points(run.metrics, "held_out_accuracy"), _points(run.metrics, "loss")
+        if accuracy:
+            best = max(accuracy, key=lambda point: point.y)
+            figures.append(Figure(f"{run.name}: held-out accuracy", Estimate(best.y), f"best, at step {best.x:.0f}"))
+        if loss:
+            figures.append(Figure(f"{run.name}: loss", Estimate(loss[-1].y), f"at step {loss[-1].x:.0f}, the last"))
+    return Section("Key figures", (Figures(tuple(figures)),)) if figures else None
+
+
+def _chart(key: str, runs: Sequence[RunFiles]) -> LineChart | None:
+    series = []
+    for run in runs:
+        points = _points(run.metrics, key)
+        if points:
+            is_dense = len(points) > 20
+            is_smooth = key in ("learning_rate", "held_out_accuracy")
+            series.append(Series(run.name, points, is_noisy=is_dense and not is_smooth, has_markers=not is_dense))
+    if not series:
+        return None
+    shown = _KNOWN.get(key, _Known(key.replace("_", " ").replace("/", ": "), "value"))
+    return LineChart(shown.title, "optimizer step", shown.y_label, tuple(series), guide=shown.guide)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
+    return tuple(Point(float(row[STEP]), float(row[key])) for row in rows if _is_number(row.get(key)) and STEP in row)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Reward models: prompt and media in, reward and score out."""

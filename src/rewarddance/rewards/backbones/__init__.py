@@ -1,0 +1,1 @@
+"""Vision-language models by family: token layout and differentiable preprocessing."""

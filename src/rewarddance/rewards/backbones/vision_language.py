@@ -1,0 +1,121 @@
+"""A vision-language model of any family: the shared half of every backbone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor
+
+from rewarddance.core.errors import ModelError
+from rewarddance.rewards.backbones.chat import ChatFormat
+from rewarddance.rewards.backbones.layout import Layout
+from rewarddance.rewards.backbones.left_padding import attention_mask_of, pad_left
+from rewarddance.rewards.backbones.protocol import EncodedQuestion, Part, Picture, QuestionBatch
+
+_LANGUAGE_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_FEATURE_INDEX = "feature_index"
+
+
+class VisionLanguageBackbone:
+    """Implements `Backbone` with a family's layout and its transformers model.
+
+    Args:
+        family: The config's `model_type`.
+        model: A transformers model with a vocabulary head, such as `InternVLForConditionalGeneration`.
+        tokenizer: The folder's tokenizer; its `chat_template` is the family's chat format.
+        layout: The family's preprocessing and token layout.
+
+    Raises:
+        ModelError: The vocabulary head has a bias, which label rows cannot carry, or there is no usable chat format.
+    """
+
+    def __init__(self, family: str, model: Any, tokenizer: Any, layout: Layout) -> None:
+        self.family = family
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self._loaded_layout = layout
+        self._chat = ChatFormat(tokenizer, tokenizer.chat_template, layout.placeholder)
+        self._image_token_id = int(tokenizer.convert_tokens_to_ids(layout.placeholder))
+        if getattr(self.model.get_output_embeddings(), "bias", None) is not None:
+            raise ModelError("the model's vocabulary head has a bias; such a head is not supported")
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest question that the model's positions allow."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def picture_from_image(self, image: Image) -> Picture:
+        """PIL route: bit-equal to the family's own PIL image processor. The image is RGB already."""
+        return self.layout.picture_from_image(image)
+
+    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
+        """Tensor route: float RGB in [0, 1], differentiable down to `pixels`."""
+        return self.layout.picture_from_pixels(pixels)
+
+    def encode(self, parts: Sequence[Part]) -> EncodedQuestion:
+        """One user turn in the family's chat format, followed by the generation prompt.
+
+        Raises:
+            ModelError: The text holds the image token itself, and the tokenizer does not protect it as special.
+        """
+        pictures = tuple(part for part in parts if isinstance(part, Picture))
+        texts = [part if isinstance(part, str) else None for part in parts]
+        token_ids = self._chat.encode(texts, [self.layout.image_text(picture) for picture in pictures])
+        expected = sum(picture.tokens for picture in pictures)
+        if token_ids.count(self._image_token_id) != expected:
+            raise ModelError(f"the text of a question holds the image token {self.layout.placeholder}; remove it")
+        return EncodedQuestion(token_ids=token_ids, pictures=pictures)
+
+    def collate(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
+        """Left-padded batch; an image object that stands in several questions is carried, and later encoded, once."""
+        rows = [question.token_ids for question in questions]
+        padding = self.tokenizer.pad_token_id
+        attention_mask = attention_mask_of(rows)
+        inputs = {
+            "input_ids": pad_left(rows, 0 if padding is None else padding),
+            "attention_mask": attention_mask,
+            "position_ids": self.layout.position_ids(questions, attention_mask),
+        }
+        shown = [picture for question in questions for picture in question.pictures]
+        distinct = list({id(picture): picture for picture in shown}.values())
+        if distinct:
+            inputs |= self.layout.picture_inputs(distinct)
+        if len(distinct) < len(shown):
+            numbers = {id(picture): number for number, picture in enumerate(distinct)}
+            inputs[_FEATURE_INDEX] = self.layout.feature_index(distinct, [numbers[id(picture)] for picture in shown])
+        return QuestionBatch(inputs)
+
+    def answer_hidden(self, batch: QuestionBatch) -> Float[Tensor, "batch width"]:
+        """Last hidden state (after the final norm) at the answer position, with gradient if enabled."""
+        language: dict[str, Any] = {name: batch.inputs[name] for name in _LANGUAGE_INPUTS}
+        if "pixel_values" in batch.inputs:
+            features = self.layout.picture_features(self.model.model, batch.inputs, batch.inputs.get(_FEATURE_INDEX))
+            language["mm_encoder_outputs"] = {"image": features}
+        hidden: Tensor = self.model.model(**language, use_cache=False).last_hidden_state
+        return hidden[:, -1]
+
+    def label_rows(self, token_ids: Sequence[int]) -> Float[Tensor, "labels width"]:
+        """Rows of the language-model head for these tokens."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight[torch.as_tensor(token_ids, device=weight.device)]
+
+    def set_image_limits(self, min_pixels: int | None, max_pixels: int | None) -> None:
+        """Bound the resolution or the tiles' pixels of every image; None keeps the loaded config's bound."""
+        self.layout = self._loaded_layout.with_image_limits(min_pixels, max_pixels)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model, config, tokenizer and preprocessor files in Hugging Face layout (safetensors only)."""
+        target = Path(folder)
+        self.model.save_pretrained(target)
+        self.tokenizer.save_pretrained(target)
+        _write_json(target / "preprocessor_config.json", self.layout.preprocessor())
+        _write_json(target / "processor_config.json", self.layout.processor())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""The differentiable reward: from pixels that a generator made to log-odds that it can climb.
+
+Gradients reach the pixels and nothing else: the reward model's parameters take no part, whatever their
+`requires_grad` says before and afterwards.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rewarddance.core.errors import UsageError
+from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
+from rewarddance.rewards.module_modes import evaluating, frozen
+from rewarddance.rewards.paradigm import (
+    Paradigm,
+    default_batch_tokens,
+    hidden_of,
+    instruction_for,
+    token_batches,
+    too_long_message,
+)
+from rewarddance.rewards.questions import Medium
+
+_CLIP_AXES = 5
+
+
+def pixel_reward(
+    paradigm: Paradigm,
+    pixels: Float[Tensor, "batch *frames channels height width"],
+    prompts: Sequence[str],
+    reference_pixels: Float[Tensor, "batch *frames2 channels height2 width2"] | None = None,
+    instruction: str | None = None,
+) -> Float[Tensor, " batch"]:
+    """Log-odds of each sample, with gradient down to `pixels` and `reference_pixels`.
+
+    Args:
+        paradigm: The reward model; its order mode holds here too.
+        pixels: Candidates, float RGB in [0, 1].
+        prompts: One a candidate.
+        reference_pixels: What each is judged against; may differ in size. None only for a model that needs none.
+        instruction: Name of stored criteria; None for the model's own.
+
+    Returns:
+        Unbounded, in float32 or better. Not finite where the model's answer is not: the caller's guard decides.
+
+    Raises:
+        UsageError: Counts that do not match, an unknown instruction, or a question too long for the model.
+    """
+    if not prompts:
+        raise UsageError("there is nothing to reward: the batch is empty")
+    if len(prompts) != len(pixels) or (reference_pixels is not None and len(reference_pixels) != len(pixels)):
+        raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
+    criteria = instruction_for(paradigm, instruction).text
+    with evaluating(paradigm.module), frozen(paradigm.module):
+        candidates = [_medium(paradigm.backbone, sample) for sample in pixels]
+        references: list[Medium | None] = [None] * len(candidates)
+        if reference_pixels is not None:
+            references = [_medium(paradigm.backbone, sample) for sample in reference_pixels]
+        asked = [
+            paradigm.questions(criteria, prompt, candidate, reference, paradigm.record.order_mode)
+            for prompt, candidate, reference in zip(prompts, candidates, references, strict=True)
+        ]
+        encoded = [paradigm.backbone.encode(question.parts) for questions in asked for question in questions]
+        log_odds = _log_odds(paradigm, encoded)  # (batch * questions,)
+        return paradigm.combine(log_odds.reshape(len(asked), -1).T)
+
+
+def _medium(backbone: Backbone, sample: Float[Tensor, "*frames channels height width"]) -> Medium:
+    is_clip = sample.ndim == _CLIP_AXES - 1
+    frames = sample if is_clip else sample[None]
+    return Medium("", tuple(backbone.picture_from_pixels(frame) for frame in frames), is_clip)
+
+
+def _log_odds(paradigm: Paradigm, questions: Sequence[EncodedQuestion]) -> Float[Tensor, " questions"]:
+    lengths = [len(question.token_ids) for question in questions]
+    limit = paradigm.backbone.max_tokens
+    if max(lengths) > limit:
+        raise UsageError(too_long_message(max(lengths), limit))
+    device = next(paradigm.module.parameters()).device
+    batches = token_batches(lengths, default_batch_tokens(device))
+    answers = [paradigm.read(hidden_of(paradigm.backbone, [questions[place] for place in batch])) for batch in batches]
+    place_of = torch.tensor([place for batch in batches for place in batch], device=device)
+    return torch.cat(answers)[place_of.argsort()]

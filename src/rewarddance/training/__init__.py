@@ -1,0 +1,1 @@
+"""Learning: loops, checkpoints, schedules and what they write down."""

@@ -1,0 +1,85 @@
+"""A run's folder: who may write to it, and what stands where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rewarddance.config.loader import dump_config
+from rewarddance.config.training import TrainConfig
+from rewarddance.core.errors import UsageError
+from rewarddance.core.files import write_text_atomic
+
+_FREE_TO_CHANGE = {"out", "keep_checkpoints", "save_every", "data.workers", "model.gradient_checkpointing"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Names inside a run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, seed."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Everything needed to resume."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The finished reward model."""
+        return self.path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """The finished adapters alone, when there are any."""
+        return self.path / "adapter"
+
+    def nonfinite_batch(self, rank: int) -> Path:
+        """Records of the batch whose loss was not finite; one file a process."""
+        return self.path / ("nonfinite_batch.json" if rank == 0 else f"nonfinite_batch_{rank}.json")
+
+    def claim(self, config: TrainConfig, resume: bool) -> None:
+        """Make the folder this run's, and write the resolved config.
+
+        Raises:
+            UsageError: It holds a run already and `resume` was not asked for, or the run to resume had another config.
+        """
+        if self.config.exists():
+            if not resume:
+                raise UsageError(f"{self.path} holds a run already; resume it with --resume, or give another `out`")
+            changed = _changed(yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+            if changed:
+                raise UsageError(
+                    f"cannot resume {self.path}: {', '.join(changed)} differ from its config.yaml; "
+                    "give the same config, or another `out`"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(self.config, dump_config(config))
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = _flat(before), _flat(now)
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _FREE_TO_CHANGE)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

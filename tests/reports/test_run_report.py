@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Media, Status
+from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
+from rewarddance.evaluation.preference_accuracy import ReportSettings, evaluate
+from rewarddance.reports.run_report import report_run
+
+QUICK = ReportSettings(resamples=50)
+
+
+class BrightnessJudge:
+    """Prefers what its file name calls lighter."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def judge(self, requests: list[JudgementRequest], *, order_mode: str = "two") -> list[Judgement]:
+        return [self._judge(request) for request in requests]
+
+    def _judge(self, request: JudgementRequest) -> Judgement:
+        first, second = (int(media.path.stem) for media in (request.reference_image, request.candidate))
+        return Judgement(status=Status.OK, score=0.5, reward=self.scale * (second - first) / 100)
+
+
+def run_folder(tmp_path: Path, name: str, scale: float = 1.0) -> Path:
+    """A run with every file that a report reads."""
+    media = tmp_path / "media"
+    media.mkdir(exist_ok=True)
+    for level in range(0, 250, 25):
+        Image.new("RGB", (8, 8), (level, level, level)).save(media / f"{level}.png")
+    comparisons = [
+        Comparison(
+            id=f"c{level}",
+            prompt=f"<b>prompt</b> {level}",
+            first=Media(media / f"{level}.png"),
+            second=Media(media / f"{level + 25}.png"),
+            choice="second" if level % 50 else "first",
+        )
+        for level in range(0, 225, 25)
+    ]
+    folder = tmp_path / name
+    split = ["in_domain"] * 5 + ["out_of_domain"] * 4
+    report = evaluate(
+        BrightnessJudge(scale),
+        comparisons,
+        gold=[0.2] * 9,
+        facets={"split": split},
+        settings=QUICK,
+        rows_path=folder / "judgements.jsonl",
+    )
+    write_evaluation(folder, report, Provenance(name=name, command="rewarddance evaluate <model>"))
+    rows = [{"optimizer_step": step, "loss": 1 / step, "data_sha256": "ab", "accuracy": None} for step in range(1, 30)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text("model:\n  base: small\n")
+    (folder / "environment.json").write_text(json.dumps({"seed": 7, "versions": {"torch": "2.13.0"}}))
+    return folder
+
+
+def report_of(tmp_path: Path, *folders: Path) -> str:
+    return report_run(folders, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_full_run_has_every_section(tmp_path: Path) -> None:
+    html = report_of(tmp_path, run_folder(tmp_path, "pairwise"))
+    titles = [
+        "Key figures",
+        "Accuracy",
+        "Position bias",
+        "Calibration",
+        "Judged images",
+        "Training",
+        "Environment and config",
+    ]
+    assert [title for title in titles if f"<h2>{title}</h2>" in html] == titles
+    assert "rewarddance evaluate &lt;model&gt;" in html
+    assert "&lt;b&gt;prompt&lt;/b&gt;" in html
+    assert "<b>prompt</b>" not in html
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    html = report_of(tmp_path, run_folder(tmp_path, "pairwise"), run_folder(tmp_path, "scalar", scale=-1.0))
+    assert "Model against model" in html
+    assert "scalar \u2212 pairwise" in html
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    assert "model (2)" in report_of(tmp_path, run, run)
+
+
+def test_evaluations_below_the_run_are_found(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    (run / "evaluation").mkdir()
+    (run / "evaluation.json").rename(run / "evaluation" / "evaluation.json")
+    assert "<h2>Accuracy</h2>" in report_of(tmp_path, run)
+
+
+def test_a_run_that_was_only_trained_has_training_figures(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    (run / "evaluation.json").unlink()
+    html = report_of(tmp_path, run)
+    assert "<h2>Accuracy</h2>" not in html
+    assert "at step 29, the last" in html
+
+
+def test_missing_images_leave_the_strips_out(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    for path in (tmp_path / "media").iterdir():
+        path.unlink()
+    assert "Judged images" not in report_of(tmp_path, run)
+
+
+def test_a_run_that_is_being_written_can_be_reported_on(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"optimizer_step": 30, "lo')
+    assert "<h2>Training</h2>" in report_of(tmp_path, run)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "model")
+    (run / "evaluation.json").write_text("{")
+    with pytest.raises(DataError, match=r"evaluation\.json is not JSON"):
+        report_of(tmp_path, run)
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no run"):
+        report_of(tmp_path, tmp_path)
+
+
+def test_no_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run"):
+        report_of(tmp_path)
+
+
+def test_reports_metrics_and_evaluation_import_no_torch() -> None:
+    code = (
+        "import sys, rewarddance.reports.run_report, rewarddance.evaluation.preference_accuracy, "
+        "rewarddance.metrics.ranking; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
