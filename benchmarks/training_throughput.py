@@ -4,7 +4,7 @@ Both learn the pairwise question in both orders, in float32, with fused AdamW, t
 a processor would give it: PIL preprocessing and batch tokenisation of the same text, and the answer as its label. The
 two take turns, and the figure is the ratio of the medians, because other programs may share the machine. Run it with
 
-    python benchmarks/training_throughput.py --json throughput.json
+    python -m benchmarks.training_throughput --json throughput.json
 """
 
 import argparse
@@ -21,13 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import transformers
 import trl
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.types import Comparison
@@ -41,18 +39,20 @@ LEARNING_RATE = 1e-4
 
 
 class Stopwatch:
-    """Rows per second, and per second of CPU time, from the end of the first step to the end of the last."""
+    """Comparisons per second, and per second of CPU time, from the end of the first step to the end of the last."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float]] = []
 
     def mark(self) -> None:
+        """A step has ended."""
         self.marks.append((time.perf_counter(), time.process_time()))
 
-    def rates(self, rows_per_step: int) -> tuple[float, float]:
+    def rates(self, comparisons_per_step: int) -> tuple[float, float]:
+        """Per second of the clock, and of this process's CPU time."""
         steps = len(self.marks) - 1
         wall, cpu = (self.marks[-1][clock] - self.marks[0][clock] for clock in (0, 1))
-        return rows_per_step * steps / wall, rows_per_step * steps / cpu
+        return comparisons_per_step * steps / wall, comparisons_per_step * steps / cpu
 
 
 def ours(base: Path, comparisons: Sequence[Comparison], batch: int, epochs: int, criteria: str, out: Path) -> Stopwatch:
@@ -84,9 +84,10 @@ class Collator:
         self.criteria = self.model.record.instruction.text
 
     def text(self, comparison: Comparison) -> str:
+        """The question in the chat format, with its image tokens."""
         head = f"{self.criteria}\n" if self.criteria else ""
         question = (
-            f"{head}Prompt: {comparison.prompt}\nImage 1: {self.image}\nImage 2: {self.image}"
+            f"{head}Prompt: {comparison.prompt}\nImage 1: {self.image}\n\nImage 2: {self.image}\n"
             "\nIs image 2 better than image 1? Answer yes or no."
         )
         turn = [{"role": "user", "content": question}]
@@ -94,8 +95,8 @@ class Collator:
             turn, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
         )
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        comparisons = [row["comparison"] for row in rows]
+    def __call__(self, comparisons: Sequence[Comparison]) -> dict[str, torch.Tensor]:
+        """A batch for a causal language model; the answer is the only label."""
         images = [Image.open(media.path).convert("RGB") for one in comparisons for media in (one.first, one.second)]
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]
         answers = ["yes" if one.choice == "second" else "no" for one in comparisons]
@@ -113,7 +114,7 @@ class Collator:
     def check(self, comparisons: Sequence[Comparison]) -> int:
         """Same tokens as ours, plus the answer; gives their number in a row."""
         own = self.model.prepare_comparisons(comparisons).questions.inputs["input_ids"]
-        theirs = self([{"comparison": one} for one in comparisons])["input_ids"]
+        theirs = self(comparisons)["input_ids"]
         if not torch.equal(own, theirs[:, :-1]):
             raise SystemExit("the baseline does not see the tokens that we see; the comparison would not be fair")
         return own.shape[1]
@@ -126,9 +127,10 @@ def theirs(
 
     class Marks(transformers.TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            """Called by the trainer."""
             watch.mark()
 
-    rows = [{"comparison": shown} for one in comparisons for shown in (one, one.swapped())]
+    rows = [shown for one in comparisons for shown in (one, one.swapped())]
     model = transformers.InternVLForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     trainer = trl.SFTTrainer(
         model=model,
@@ -142,7 +144,7 @@ def theirs(
             optim="adamw_torch_fused",
             bf16=False,
             use_cpu=True,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
@@ -151,28 +153,13 @@ def theirs(
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Rows(rows),
-        data_collator=collator,
+        train_dataset=datasets.Dataset.from_dict({"row": list(range(len(rows)))}),
+        data_collator=lambda chosen: collator([rows[one["row"]] for one in chosen]),
         processing_class=collator.tokenizer,
         callbacks=[Marks()],
     )
     trainer.train()
     return watch
-
-
-class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows of a list; SFTTrainer wants a data set with column names."""
-
-    column_names = ("images", "input_ids", "comparison")
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
 
 
 def widened(base: Path, folder: Path, vocabulary: int) -> Path:

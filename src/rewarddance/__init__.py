@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Media, Ranking, Status
+    from rewarddance.lab.base_models import lab_base
     from rewarddance.rewards.loading import load_reward_model
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ _HOMES = {
     "Media": "rewarddance.core.types",
     "Ranking": "rewarddance.core.types",
     "Status": "rewarddance.core.types",
+    "lab_base": "rewarddance.lab.base_models",
     "load_reward_model": "rewarddance.rewards.loading",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "Ranking",
     "Status",
     "__version__",
+    "lab_base",
     "load_reward_model",
 ]
 

@@ -10,10 +10,10 @@ from rewarddance.lab.base_models import SHAPES, new_base, new_tokenizer, save_ba
 from rewarddance.lab.pretraining import (
     PretrainingSettings,
     TeachingHeads,
-    collate_items,
     pretrain,
     pretraining_losses,
 )
+from rewarddance.lab.pretraining_batches import collate_items
 from rewarddance.lab.pretraining_questions import corpus, draw_item
 from rewarddance.lab.world import UNSEEN_FAULTS, to_uint8
 from rewarddance.rewards.backbones.loading import load_backbone
@@ -70,7 +70,7 @@ def test_a_lesson_is_laid_out_as_the_backbone_asks_it(tmp_path: Path, tokenizer)
 
 
 def test_pretraining_resumes_bit_identically(tmp_path: Path) -> None:
-    settings = PretrainingSettings("nano", items=32, batch_items=4, warmup_steps=2, save_every=3)
+    settings = PretrainingSettings("nano", vision_items=8, items=24, batch_items=4, warmup_steps=2, save_every=3)
     pretrain(settings, tmp_path / "whole")
 
     class Killed(Exception):

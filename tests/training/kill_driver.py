@@ -17,8 +17,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from rewarddance.config.training import TrainConfig
 from rewarddance.rewards.loading import new_reward_model
 from rewarddance.training import checkpoints, run

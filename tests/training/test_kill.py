@@ -45,7 +45,7 @@ def _stories():
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(DRIVER.parents[2])}
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(folder)],
         input=json.dumps(_stories()),

@@ -257,6 +257,7 @@ def test_dropout_depends_on_seed_and_step_alone():
     assert len({derive_seed(seed, "dropout", step, rank) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)}) == 8
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
     script = Path(__file__).parent / "two_processes.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -30,7 +30,7 @@ def demo(
         (
             kind,
             split,
-            f"{figures['gold_accuracy']:.3f}  [{figures['gold_accuracy_low']:.3f}, {figures['gold_accuracy_high']:.3f}]",
+            "{gold_accuracy:.3f}  [{gold_accuracy_low:.3f}, {gold_accuracy_high:.3f}]".format(**figures),
             number_in_words(figures["share_inconsistent_one_order"]),
         )
         for kind, splits in summary["models"].items()

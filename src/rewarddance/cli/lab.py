@@ -29,6 +29,21 @@ def draw(
     print(out)
 
 
+@lab_app.command("photos")
+def photos(
+    out: Annotated[Path, typer.Option(help="Folder that gets train.json, test.json and images/.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Rows from the training photos.")] = 1500,
+    test: Annotated[int, typer.Option(min=1, help="Rows from photos that are held out whole.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="Decides crops and faults.")] = 0,
+) -> None:
+    """Write scikit-image's photographs with graded faults as a published HPDv3 folder."""
+    from rewarddance.lab.photos import write_photo_folder
+
+    with progress("spoiling photos", train + test) as show:
+        write_photo_folder(out, train, test, seed, show)
+    print(out)
+
+
 @lab_app.command("pretrain")
 def pretrain(
     size: Annotated[Size, typer.Argument(metavar="SIZE", help="nano, micro or small.")],

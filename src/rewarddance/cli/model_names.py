@@ -23,9 +23,9 @@ def model_location(name: str) -> str:
     """
     if not name.startswith(LAB_PREFIX):
         return name
-    from rewarddance.lab.base_models import shipped_base
+    from rewarddance.lab.base_models import lab_base
 
-    return str(shipped_base(name.removeprefix(LAB_PREFIX)))
+    return str(lab_base(name.removeprefix(LAB_PREFIX)))
 
 
 def model_fingerprint(location: str, adapter: str | None, revision: str | None, kind: str | None) -> str:

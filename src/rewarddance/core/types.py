@@ -49,7 +49,8 @@ class Comparison:
         first: Medium shown first (image 1).
         second: Medium shown second (image 2).
         choice: The overall judgement; None when the comparison is not judged.
-        second_preference: Soft label, the share of judges in [0, 1] that prefer `second`; None when only `choice` is known.
+        second_preference: Soft label, the share of judges in [0, 1] that prefer `second`; None when only
+            `choice` is known.
         dimensions: Choices per dimension, such as `{"structure": "first"}`.
         instruction: Name of the criteria that the judges were given; None for the model's own.
         source_media: What an edit or an image-to-video prompt starts from.

@@ -45,13 +45,13 @@ class Shape:
 
 
 SHAPES: dict[BaseSize, Shape] = {
-    "nano": Shape(vision_width=64, vision_layers=2, width=64, layers=5),
+    "nano": Shape(vision_width=64, vision_layers=2, width=64, layers=4),
     "micro": Shape(vision_width=96, vision_layers=3, width=128, layers=6),
     "small": Shape(vision_width=128, vision_layers=3, width=192, layers=6),
 }
 
 
-def shipped_base(size: str) -> Path:
+def lab_base(size: str) -> Path:
     """Folder of a base model that ships with the package.
 
     Raises:
@@ -93,9 +93,9 @@ def new_base(size: BaseSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> I
             "max_position_embeddings": 1024,
             "tie_word_embeddings": False,
             "bos_token_id": None,
-            "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            "eos_token_id": _token_id(tokenizer, "<|im_end|>"),
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=_token_id(tokenizer, "<IMG_CONTEXT>"),
         image_seq_length=IMAGE_TOKENS,
         tie_word_embeddings=False,
     )
@@ -117,7 +117,7 @@ def new_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
     words = ["yes", "no", "Yes", "No", " yes", " no", " Yes", " No"] * 1000
     tokenizer.train_from_iterator([*words, *corpus], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -149,6 +149,12 @@ def save_base(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
     (folder / "pretraining.json").write_text(json.dumps(recipe, indent=2) + "\n")
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import Any
 
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
-from rewarddance.lab.base_models import BaseSize, shipped_base
+from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, LabRun, learn, measure
 from rewarddance.reports.html_page import write_page
@@ -56,14 +56,12 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
     reports: dict[RewardKind, PreferenceReport] = {}
     for kind in KINDS:
         folder = settings.folder / kind
-        model = learn(
-            LabRun(shipped_base(settings.size), settings.size, kind, settings.seed, folder, settings.epochs), data
-        )
+        run = LabRun(lab_base(settings.size), settings.size, kind, settings.seed, folder, settings.epochs)
+        model = learn(run, data)
         with stage(f"judging with the {kind} model", 2 * settings.test) as show:
-            reports[kind] = measure(model, data, folder, kind, lambda done, _, show=show: show(done))
-    page = run_page(
-        [read_run(settings.folder / kind) for kind in KINDS], "RewardDance demo: two reward models of the lab"
-    )
+            reports[kind] = measure(model, data, folder, kind, show)
+    runs = [read_run(settings.folder / kind) for kind in KINDS]
+    page = run_page(runs, "RewardDance demo: two reward models of the lab")
     write_page(page, settings.folder / REPORT_NAME)
     summary = {
         "seconds": round(time.perf_counter() - began, 1),
@@ -86,10 +84,10 @@ def figures(group: GroupReport) -> dict[str, float | None]:
         "gold_accuracy": clear.accuracy.estimate,
         "gold_accuracy_low": clear.accuracy.low,
         "gold_accuracy_high": clear.accuracy.high,
-        "gold_accuracy_one_order": one_order and one_order.estimate,
-        "share_inconsistent_one_order": inconsistent and inconsistent.estimate,
-        "choice_accuracy": group.accuracy and group.accuracy.estimate,
-        "calibration_error": group.calibration and group.calibration.ece,
+        "gold_accuracy_one_order": None if one_order is None else one_order.estimate,
+        "share_inconsistent_one_order": None if inconsistent is None else inconsistent.estimate,
+        "choice_accuracy": None if group.accuracy is None else group.accuracy.estimate,
+        "calibration_error": None if group.calibration is None else group.calibration.ece,
     }
 
 

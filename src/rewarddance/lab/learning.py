@@ -83,7 +83,7 @@ def measure(
     data: LabData,
     folder: Path,
     name: str,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_judged: Callable[[int], None] | None = None,
 ) -> PreferenceReport:
     """Evaluate on both test splits, in both orders, against gold; answers and report are kept in `folder`.
 
@@ -99,7 +99,7 @@ def measure(
         facets={"split": [SPLIT_NAMES[split] for split, _ in asked]},
         rows_path=folder / ROWS_NAME,
         fingerprint=name,
-        on_progress=on_progress,
+        on_progress=None if on_judged is None else lambda done, _: on_judged(done),
     )
     write_evaluation(folder, report, Provenance(name=name, model=name, data=str(data.folder)))
     return report

@@ -20,7 +20,7 @@ import torch
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.preference_report import GroupReport
-from rewarddance.lab.base_models import SHAPES, BaseSize, shipped_base
+from rewarddance.lab.base_models import SHAPES, BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
 from rewarddance.rewards.protocol import RewardKind
@@ -91,7 +91,7 @@ def _make(settings: StudySettings, run: StudyRun) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(kept.read_text())
         return row
     data = _data(settings, run.seed)
-    model = learn(LabRun(shipped_base(run.size), run.size, run.kind, run.seed, folder), data)
+    model = learn(LabRun(lab_base(run.size), run.size, run.kind, run.seed, folder), data)
     report = measure(model, data, folder, run.name)
     row = {**asdict(run), **{split: figures(report.facets["split"][SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
     write_json_atomic(kept, row)
@@ -137,7 +137,7 @@ def write_results(path: Path, settings: StudySettings, rows: Sequence[dict[str, 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     """Mean over seeds of accuracy in and out of domain, with a t interval over seeds, one line a cell."""
     lines = [
-        "| size | paradigm | seeds | in domain | out of domain | one order, in domain | inconsistent, one order | two orders |",
+        "| size | paradigm | seeds | in domain | out of domain | one order | inconsistent, one order | two orders |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for size, kind in dict.fromkeys((row["size"], row["kind"]) for row in rows):

@@ -6,6 +6,7 @@ pictures of which no part was seen in training.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import numpy_rng
 
 TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "camera", "hubble_deep_field", "brick", "grass", "retina", "cell")
@@ -32,7 +34,9 @@ class PhotoPair:
     fault: str
 
 
-def write_photo_folder(folder: Path, train: int, test: int, seed: int = 0) -> None:
+def write_photo_folder(
+    folder: Path, train: int, test: int, seed: int = 0, on_written: Callable[[int], None] | None = None
+) -> None:
     """Write `train.json`, `test.json` and `images/` in HPDv3's layout.
 
     Args:
@@ -40,8 +44,10 @@ def write_photo_folder(folder: Path, train: int, test: int, seed: int = 0) -> No
         train: Rows from the training photos.
         test: Rows from the held-out photos.
         seed: Decides crops and faults.
+        on_written: Called with the number of rows written so far.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    written = 0
     for split, names, count in (("train", TRAIN_PHOTOS, train), ("test", TEST_PHOTOS, test)):
         rows = []
         for number in range(count):
@@ -49,10 +55,19 @@ def write_photo_folder(folder: Path, train: int, test: int, seed: int = 0) -> No
             paths = [f"images/{split}-{number:05d}-{place}.png" for place in ("x", "y")]
             pair.better.save(folder / paths[0])
             pair.worse.save(folder / paths[1])
-            row = {"prompt": pair.prompt, "path1": paths[0], "path2": paths[1], "model1": "photo", "model2": pair.fault}
+            row: dict[str, object] = {
+                "prompt": pair.prompt,
+                "path1": paths[0],
+                "path2": paths[1],
+                "model1": "photo",
+                "model2": pair.fault,
+            }
             if split == "train":
                 row |= {"choice_dist": [10, 0], "confidence": 1.0}
             rows.append(row)
+            written += 1
+            if on_written is not None:
+                on_written(written)
         (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -66,7 +81,8 @@ def draw_pair(names: tuple[str, ...], rng: np.random.Generator) -> PhotoPair:
     fault = FAULTS[rng.integers(len(FAULTS))]
     mild = float(rng.uniform(0, 0.5))
     severe = float(rng.uniform(mild + 0.35, 1.0))
-    return PhotoPair(f"a photo of {name}", *(spoil_photo(crop, fault, level, rng) for level in (mild, severe)), fault)
+    better, worse = (spoil_photo(crop, fault, level, rng) for level in (mild, severe))
+    return PhotoPair(f"a photo of {name}", better, worse, fault)
 
 
 def spoil_photo(photo: Image.Image, fault: str, severity: float, rng: np.random.Generator) -> Image.Image:
@@ -85,7 +101,10 @@ def spoil_photo(photo: Image.Image, fault: str, severity: float, rng: np.random.
 
 def load_photo(name: str) -> Image.Image:
     """One of scikit-image's photos as RGB; needs the extra `rewarddance[photos]`."""
-    from skimage import data
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise UsageError("the photographs come with scikit-image; install rewarddance[photos]") from error
 
     pixels: UInt8[np.ndarray, "height width *channels"] = getattr(data, name)()
     return Image.fromarray(pixels).convert("RGB")

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -27,14 +26,10 @@ from torch.nn import functional
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from rewarddance.core.seeding import numpy_rng
-from rewarddance.lab.base_models import IMAGE_TOKENS, BaseSize, new_base, new_tokenizer, save_base
-from rewarddance.lab.candidates import LabCandidate
-from rewarddance.lab.pretraining_questions import QUALITIES, Item, corpus, draw_item
-from rewarddance.lab.prompts import COLOURS, SHAPES, LabPrompt
-from rewarddance.lab.world import SIDE, to_uint8
-
-CELL = SIDE // 4  # pixels a side of what one image token sees
-HEAD = "Prompt: "
+from rewarddance.lab.base_models import BaseSize, new_base, new_tokenizer, save_base
+from rewarddance.lab.pretraining_batches import ItemBatch, collate_items
+from rewarddance.lab.pretraining_questions import QUALITIES, corpus, draw_item
+from rewarddance.lab.prompts import COLOURS, SHAPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +63,6 @@ def recipe(size: BaseSize, seed: int = 0) -> PretrainingSettings:
     return PretrainingSettings(size=size, items=items, learning_rate=rate, seed=seed)
 
 
-@dataclass(frozen=True, slots=True)
-class ItemBatch:
-    """Items as tensors: one row is prefix, then lessons side by side.
-
-    Shapes: `token_ids`, `positions` and `next_ids` (items, tokens), -100 in `next_ids` where nothing is learned;
-    `blocks` (items, tokens): 0 for the prefix, the lesson's number otherwise, -1 for padding;
-    `pixels` (2 items, 3, side, side); `colours`, `shapes`, `wanted` (2 items, cells); `truths` (2 items, 4).
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    blocks: Tensor
-    next_ids: Tensor
-    pixels: Tensor
-    colours: Tensor
-    shapes: Tensor
-    wanted: Tensor
-    truths: Tensor
-
-
 _WEIGHTS = {"answer": 2.0, "truth": 4.0, "faults": 2.0, "colour": 0.5, "shape": 0.5, "wanted": 0.5}
 
 
@@ -101,9 +76,7 @@ class Losses:
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return torch.stack(
-            [self.by_name[name] * weight for name, weight in _WEIGHTS.items() if name in self.by_name]
-        ).sum()
+        return torch.stack([value * _WEIGHTS[name] for name, value in self.by_name.items()]).sum()
 
 
 class TeachingHeads(nn.Module):
@@ -118,33 +91,8 @@ class TeachingHeads(nn.Module):
         self.truth = nn.Linear(width, 4)
 
 
-def collate_items(items: list[Item], tokenizer: PreTrainedTokenizerFast) -> ItemBatch:
-    """Lay items out as one padded batch."""
-    rows = [_lay_out(item, tokenizer) for item in items]
-    longest = max(len(row[0]) for row in rows)
-    pads = (tokenizer.pad_token_id, 0, -1, -100)
-    columns = [
-        torch.tensor([[*row[part], *[pad] * (longest - len(row[part]))] for row in rows])
-        for part, pad in enumerate(pads)
-    ]
-    pictures = [candidate for item in items for candidate in item.candidates]
-    cells = [_cells(item.prompt, candidate) for item in items for candidate in item.candidates]
-    pixels = np.stack([to_uint8(candidate.pixels) for candidate in pictures]).astype(np.float32) / 127.5 - 1
-    truths = [
-        [candidate.alignment, *(1 - candidate.severity(fault) for _, _, fault in QUALITIES)] for candidate in pictures
-    ]
-    return ItemBatch(
-        *columns,
-        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-        colours=torch.tensor([cell[0] for cell in cells]),
-        shapes=torch.tensor([cell[1] for cell in cells]),
-        wanted=torch.tensor([cell[2] for cell in cells]),
-        truths=torch.tensor(truths, dtype=torch.float32),
-    )
-
-
 def vision_losses(features: Tensor, heads: TeachingHeads, batch: ItemBatch) -> dict[str, Tensor]:
-    """Dense lessons on the vision tokens (2 items, cells, width): colour and shape of the cell, faults of the picture."""
+    """Dense lessons on the vision tokens (2 items, cells, width): colour and shape of cells, faults of pictures."""
     faults = heads.faults(features).mean(dim=1)
     return {
         "colour": functional.cross_entropy(heads.colour(features).flatten(0, 1), batch.colours.flatten()),
@@ -202,7 +150,7 @@ def examine(
 ) -> dict[str, float]:
     """Share of yes/no questions answered right, by topic, on items that were not in the lessons."""
     asked, right = Counter[str](), Counter[str]()
-    heads = TeachingHeads(model.config.text_config.hidden_size)
+    heads = TeachingHeads(model.model.language_model.config.hidden_size)
     for start in range(0, items, 48):
         rng = numpy_rng(seed, "exam", start)
         drawn = [draw_item(rng) for _ in range(min(48, items - start))]
@@ -228,7 +176,7 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = new_tokenizer(corpus(numpy_rng(settings.seed, "corpus")))
     model = new_base(settings.size, tokenizer, settings.seed)
-    heads = TeachingHeads(model.config.text_config.hidden_size)
+    heads = TeachingHeads(model.model.language_model.config.hidden_size)
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     alone = settings.vision_items // settings.batch_items
@@ -252,7 +200,7 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
         for name, value in losses.by_name.items():
             recent[name] = 0.95 * recent.get(name, value.item()) + 0.05 * value.item()
         if (step + 1) % 20 == 0:
-            row = {"optimizer_step": step + 1, "items": (step + 1) * settings.batch_items}
+            row: dict[str, float] = {"optimizer_step": step + 1, "items": (step + 1) * settings.batch_items}
             row |= {name: round(value, 4) for name, value in recent.items()}
             row |= {"seconds": round(time.perf_counter() - started, 1)}
             with (folder / "metrics.jsonl").open("a") as log:
@@ -276,42 +224,6 @@ def _schedule(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _lay_out(item: Item, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Token ids, positions, blocks and next ids of one item."""
-    picture = "<img>" + "<IMG_CONTEXT>" * IMAGE_TOKENS + "</img>"
-    prefix = f"<|im_start|>user\n{HEAD}{item.prompt.text}\nImage 1: {picture}\nImage 2: {picture}"
-    ids = tokenizer.encode(prefix)
-    positions, blocks, following = list(range(len(ids))), [0] * len(ids), [-100] * len(ids)
-    for number, lesson in enumerate(item.lessons, start=1):
-        asked = tokenizer.encode(f"\n{lesson.question}<|im_end|>\n<|im_start|>assistant\n")
-        answer = tokenizer.encode(lesson.answer) + [tokenizer.eos_token_id]
-        branch = asked + answer[:-1]
-        start = len([block for block in blocks if block == 0])
-        ids += branch
-        positions += range(start, start + len(branch))
-        blocks += [number] * len(branch)
-        following += [-100] * (len(asked) - 1) + answer
-    return ids, positions, blocks, following
-
-
-def _cells(prompt: LabPrompt, candidate: LabCandidate) -> tuple[list[int], list[int], list[int]]:
-    """Colour, shape and wantedness of what covers most of each cell: 0 for the ground."""
-    colours, shapes, wanted = ([0] * IMAGE_TOKENS for _ in range(3))
-    covered = [CELL * CELL * 0.2] * IMAGE_TOKENS
-    for thing in candidate.scene.things:
-        is_wanted = any(shape == thing.shape and colour in (None, thing.colour) for colour, shape in prompt.things)
-        for cell in range(IMAGE_TOKENS):
-            top, left = cell // 4 * CELL, cell % 4 * CELL
-            rows = min(top + CELL, thing.top + thing.size) - max(top, thing.top)
-            columns = min(left + CELL, thing.left + thing.size) - max(left, thing.left)
-            if min(rows, columns) > 0 and rows * columns > covered[cell]:
-                covered[cell] = rows * columns
-                colours[cell] = 1 + COLOURS.index(thing.colour)
-                shapes[cell] = 1 + SHAPES.index(thing.shape)
-                wanted[cell] = 2 if is_wanted else 1
-    return colours, shapes, wanted
 
 
 def _checkpoint(folder: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -106,32 +106,30 @@ def _describes(pair: tuple[LabCandidate, LabCandidate], rng: np.random.Generator
     things = pair[index].scene.things
     match rng.integers(3):
         case 0:
-            colour, shape = _probe(pair[index], rng)
-            there = any((thing.colour, thing.shape) == (colour, shape) for thing in things)
-            return _lesson("existence", f"Is there a {colour} {shape} in image {index + 1}?", there)
+            return _exists(pair, index, rng)
         case 1:
             shape = things[rng.integers(len(things))].shape
             count = sum(thing.shape == shape for thing in things)
             asked = count if rng.random() < 0.5 else int(rng.integers(1, 5))
             noun = shape if asked == 1 else PLURALS[shape]
             verb = "Is" if asked == 1 else "Are"
-            return _lesson(
-                "count", f"{verb} there just {NUMBER_WORDS[asked]} {noun} in image {index + 1}?", asked == count
-            )
+            question = f"{verb} there just {NUMBER_WORDS[asked]} {noun} in image {index + 1}?"
+            return _lesson("count", question, asked == count)
         case _:
             return _where(pair, index, rng)
+
+
+def _exists(pair: tuple[LabCandidate, LabCandidate], index: int, rng: np.random.Generator) -> Lesson:
+    colour, shape = _probe(pair[index], rng)
+    is_there = any((thing.colour, thing.shape) == (colour, shape) for thing in pair[index].scene.things)
+    return _lesson("existence", f"Is there a {colour} {shape} in image {index + 1}?", is_there)
 
 
 def _where(pair: tuple[LabCandidate, LabCandidate], index: int, rng: np.random.Generator) -> Lesson:
     things = pair[index].scene.things
     shapes = {thing.shape for thing in things}
     if len(things) != 2 or len(shapes) != 2:
-        colour, shape = _probe(pair[index], rng)
-        return _lesson(
-            "existence",
-            f"Is there a {colour} {shape} in image {index + 1}?",
-            (colour, shape) in [(t.colour, t.shape) for t in things],
-        )
+        return _exists(pair, index, rng)
     first, second = things if rng.random() < 0.5 else things[::-1]
     relation = RELATIONS[rng.integers(4)]
     asked = f"Is the {first.shape} {relation} the {second.shape} in image {index + 1}?"

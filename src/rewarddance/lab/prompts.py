@@ -30,9 +30,8 @@ HELD_OUT_COMBINATIONS: frozenset[tuple[Colour, Shape]] = frozenset(
 HELD_OUT_COUNT = 4
 """The count that no prompt in the domain asks for."""
 
-_PHRASE = re.compile(
-    rf"(?P<count>a|two|three|four) (?:(?P<colour>{'|'.join(COLOURS)}) )?(?P<shape>{'|'.join([*SHAPES, *PLURALS.values()])})"
-)
+_NOUNS = "|".join([*SHAPES, *PLURALS.values()])
+_PHRASE = re.compile(rf"(?P<count>a|two|three|four) (?:(?P<colour>{'|'.join(COLOURS)}) )?(?P<shape>{_NOUNS})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,16 @@ def place(wanted: list[tuple[Colour, Shape]], rng: np.random.Generator) -> Scene
 def spoil(
     prompt: LabPrompt, scene: Scene, fault: str, rng: np.random.Generator, *, avoid_held_out: bool = True
 ) -> Scene:
-    """Make the scene disagree with its prompt: `wrong_colour`, `wrong_shape`, `missing`, `extra` or `wrong_relation`."""
+    """Make the scene disagree with its prompt.
+
+    Args:
+        prompt: What was asked for.
+        scene: What shows it.
+        fault: `wrong_colour`, `wrong_shape`, `missing`, `extra` or `wrong_relation`; one that the prompt cannot
+            have becomes `wrong_shape`.
+        rng: Source of randomness.
+        avoid_held_out: Make no held-out combination.
+    """
     things = list(scene.things)
     index = int(rng.integers(len(things))) if things else 0
     if fault == "wrong_relation" and prompt.relation is not None and len(things) == 2:
@@ -128,14 +137,10 @@ def spoil(
         return replace(scene, things=tuple(things[:index] + things[index + 1 :]))
     old = things[index]
     if fault == "wrong_colour" and any(phrase.colour for phrase in prompt.described):
-        choices = [
-            c for c in COLOURS if c != old.colour and not (avoid_held_out and (c, old.shape) in HELD_OUT_COMBINATIONS)
-        ]
-        things[index] = replace(old, colour=choices[rng.integers(len(choices))])
+        colours = [c for c in COLOURS if c != old.colour and not (avoid_held_out and _is_held_out(c, old.shape))]
+        things[index] = replace(old, colour=colours[rng.integers(len(colours))])
     else:
-        shapes = [
-            s for s in SHAPES if s != old.shape and not (avoid_held_out and (old.colour, s) in HELD_OUT_COMBINATIONS)
-        ]
+        shapes = [s for s in SHAPES if s != old.shape and not (avoid_held_out and _is_held_out(old.colour, s))]
         things[index] = replace(old, shape=shapes[rng.integers(len(shapes))])
     return replace(scene, things=tuple(things))
 
@@ -159,28 +164,29 @@ def degrade(pixels: Pixels, degradation: Degradation, rng: np.random.Generator) 
     severity = degradation.severity
     match degradation.name:
         case "blur":
-            return ndimage.gaussian_filter(
-                pixels, sigma=(0.4 + 0.7 * severity, 0.4 + 0.7 * severity, 0), mode="nearest"
-            )
+            sigma = 0.4 + 0.7 * severity
+            spoiled = ndimage.gaussian_filter(pixels, sigma=(sigma, sigma, 0), mode="nearest")
         case "noise":
-            return np.clip(pixels + rng.normal(0, 0.03 + 0.09 * severity, pixels.shape), 0, 1)
+            spoiled = np.clip(pixels + rng.normal(0, 0.03 + 0.09 * severity, pixels.shape), 0, 1)
         case "low_contrast":
             ground = np.median(pixels.reshape(-1, 3), axis=0)
-            return ground + (pixels - ground) * (0.85 - 0.5 * severity)
+            spoiled = ground + (pixels - ground) * (0.85 - 0.5 * severity)
         case "motion_blur":
-            return ndimage.gaussian_filter1d(pixels, sigma=0.6 + 1.0 * severity, axis=1, mode="nearest")
+            spoiled = ndimage.gaussian_filter1d(pixels, sigma=0.6 + 1.0 * severity, axis=1, mode="nearest")
         case "stripes":
             rows = np.where(np.arange(SIDE) % 2, 1.0, -1.0)[:, None, None]
-            return np.clip(pixels + (0.008 + 0.035 * severity) * rows, 0, 1)
+            spoiled = np.clip(pixels + (0.008 + 0.035 * severity) * rows, 0, 1)
         case "colour_cast":
             haze = np.array([0.75, 0.72, 0.65])
-            return pixels + (0.15 + 0.5 * severity) * (haze - pixels)
-    raise ValueError(f"unknown fault {degradation.name!r}; known: {', '.join(SEEN_FAULTS + UNSEEN_FAULTS)}")
+            spoiled = pixels + (0.15 + 0.5 * severity) * (haze - pixels)
+        case _:
+            raise ValueError(f"unknown fault {degradation.name!r}; known: {', '.join(SEEN_FAULTS + UNSEEN_FAULTS)}")
+    return np.asarray(spoiled, dtype=float)
 
 
 def to_uint8(pixels: Pixels) -> UInt8[np.ndarray, "32 32 3"]:
     """Round to 8 bits, as a file stores it."""
-    return np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
 @cache
@@ -194,12 +200,16 @@ def stencil(shape: Shape, size: int) -> Float[np.ndarray, "size size"]:
         "triangle": np.abs(x) <= (y + 1) / 2,
         "cross": (np.abs(x) <= 0.4) | (np.abs(y) <= 0.4),
     }[shape]
-    return inside.reshape(size, 8, size, 8).mean(axis=(1, 3))
+    return np.asarray(inside.reshape(size, 8, size, 8).mean(axis=(1, 3)), dtype=float)
 
 
 def _free_colour(shape: Shape, rng: np.random.Generator, avoid_held_out: bool) -> Colour:
     choices = [c for c in COLOURS if not (avoid_held_out and (c, shape) in HELD_OUT_COMBINATIONS)]
     return choices[rng.integers(len(choices))]
+
+
+def _is_held_out(colour: Colour, shape: Shape) -> bool:
+    return (colour, shape) in HELD_OUT_COMBINATIONS
 
 
 def _replaced(prompt: LabPrompt, wanted: list[tuple[Colour, Shape]], rng: np.random.Generator) -> Scene:
