@@ -27,7 +27,7 @@ def tokenizer():  # type: ignore[no-untyped-def]
 def test_sizes_are_about_a_quarter_one_and_three_million(tokenizer) -> None:  # type: ignore[no-untyped-def]
     counts = {size: sum(p.numel() for p in new_base(size, tokenizer, 0).parameters()) for size in SHAPES}
     assert 0.2e6 < counts["nano"] < 0.35e6
-    assert 0.8e6 < counts["micro"] < 1.3e6
+    assert 0.8e6 < counts["micro"] < 1.5e6
     assert 2.4e6 < counts["small"] < 3.6e6
 
 

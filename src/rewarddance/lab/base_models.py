@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths and depths of a base model; head width is 32 everywhere."""
+    """Widths and depths of a base model; attention heads are 32 wide, or one of the whole width."""
 
     vision_width: int
     vision_layers: int
@@ -45,7 +45,7 @@ class Shape:
 
 
 SHAPES: dict[BaseSize, Shape] = {
-    "nano": Shape(vision_width=64, vision_layers=2, width=64, layers=4),
+    "nano": Shape(vision_width=48, vision_layers=2, width=64, layers=5),
     "micro": Shape(vision_width=96, vision_layers=3, width=128, layers=6),
     "small": Shape(vision_width=128, vision_layers=3, width=192, layers=6),
 }

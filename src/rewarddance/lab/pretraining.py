@@ -5,9 +5,10 @@ whole model learns from items: a prompt, two pictures and three or four lessons.
 each other (a block mask), so that the dear part, the pictures, is computed once.
 
 Beside the answers, light heads that are thrown away afterwards teach densely: the vision lessons go on; half-way up
-the language model each image token says whether its cell is what the prompt asks for, and one layer higher the token
-that closes a picture says how well it is aligned and how clean it is. The place matters: with the same heads on the
-last layer no layer is left that could use what they teach, and every question stays at its base rate.
+the language model each image token says whether its cell is what the prompt asks for; one layer higher the token that
+closes a picture says how well it is aligned and how clean it is; and one layer higher still the number in a question
+("image 2") says the same of the picture that it names. The place matters: with the same heads on the last layer no
+layer is left that could use what they teach, and every question stays at its base rate.
 """
 
 import json
@@ -63,7 +64,7 @@ def recipe(size: BaseSize, seed: int = 0) -> PretrainingSettings:
     return PretrainingSettings(size=size, items=items, learning_rate=rate, seed=seed)
 
 
-_WEIGHTS = {"answer": 2.0, "truth": 4.0, "faults": 2.0, "colour": 0.5, "shape": 0.5, "wanted": 0.5}
+_WEIGHTS = {"answer": 2.0, "truth": 4.0, "named": 4.0, "faults": 2.0, "colour": 0.5, "shape": 0.5, "wanted": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class TeachingHeads(nn.Module):
         self.faults = nn.Linear(width, len(QUALITIES))
         self.wanted = nn.Linear(width, 3)
         self.truth = nn.Linear(width, 4)
+        self.named = nn.Linear(width, 4)
 
 
 def vision_losses(features: Tensor, heads: TeachingHeads, batch: ItemBatch) -> dict[str, Tensor]:
@@ -132,6 +134,9 @@ def pretraining_losses(model: InternVLForConditionalGeneration, heads: TeachingH
     losses = vision_losses(features, heads, batch)
     losses["wanted"] = functional.cross_entropy(heads.wanted(at_cells).flatten(0, 1), batch.wanted.flatten())
     losses["truth"] = functional.mse_loss(heads.truth(at_close), batch.truths)
+    named = output.hidden_states[half + 2][batch.named >= 0]  # (numbers in questions, width)
+    pictures = batch.named + 2 * torch.arange(len(batch.named))[:, None]
+    losses["named"] = functional.mse_loss(heads.named(named), batch.truths[pictures[batch.named >= 0]])
     losses["answer"] = functional.cross_entropy(logits, batch.next_ids[learned])
     return Losses(losses, logits)
 

@@ -22,6 +22,7 @@ class ItemBatch:
     """Items as tensors: one row is prefix, then lessons side by side.
 
     Shapes: `token_ids`, `positions` and `next_ids` (items, tokens), -100 in `next_ids` where nothing is learned;
+    `named` (items, tokens): at the number of a picture in a question, the picture's index; -1 elsewhere;
     `blocks` (items, tokens): 0 for the prefix, the lesson's number otherwise, -1 for padding;
     `pixels` (2 items, 3, side, side); `colours`, `shapes`, `wanted` (2 items, cells); `truths` (2 items, 4).
     """
@@ -30,6 +31,7 @@ class ItemBatch:
     positions: Tensor
     blocks: Tensor
     next_ids: Tensor
+    named: Tensor
     pixels: Tensor
     colours: Tensor
     shapes: Tensor
@@ -57,12 +59,21 @@ def collate_items(items: list[Item], tokenizer: PreTrainedTokenizerFast) -> Item
         positions=positions,
         blocks=blocks,
         next_ids=next_ids,
+        named=_named(token_ids, blocks, tokenizer),
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
         colours=torch.tensor([cell[0] for cell in cells]),
         shapes=torch.tensor([cell[1] for cell in cells]),
         wanted=torch.tensor([cell[2] for cell in cells]),
         truths=torch.tensor(truths, dtype=torch.float32),
     )
+
+
+def _named(token_ids: Tensor, blocks: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    named = torch.full_like(token_ids, -1)
+    for index, number in enumerate((" 1", " 2")):
+        (token_id,) = tokenizer.encode(number)
+        named[(token_ids == token_id) & (blocks > 0)] = index
+    return named
 
 
 def _lay_out(item: Item, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int], list[int], list[int]]:
