@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# torch comes first and alone: pip then has its version fixed and resolves the rest around it.
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,report,video]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,video]'
 	touch $(READY)
 
 demo: $(READY)

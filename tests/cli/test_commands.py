@@ -207,6 +207,18 @@ def test_a_missing_model_folder_is_one_line(workplace: Path, capsys: pytest.Capt
     assert "absent" in message
 
 
+def test_a_lab_model_is_trained_with_the_pixels_of_the_config(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rewarddance.lab.base_models.lab_base", lambda size: workplace / "base")
+    monkeypatch.chdir(tmp_path)
+    settings = [f"--set={setting}" for setting in ("model.base=lab:nano", "model.max_pixels=5000", "batch_size=12")]
+
+    assert run("train", workplace / "train.yaml", *settings, "--out", "2026") == 0
+    record = json.loads((tmp_path / "2026" / "model" / "rewarddance.json").read_text())
+    assert record["media"]["max_pixels"] == 5000
+
+
 def test_an_unknown_lab_model_is_bad_usage(workplace: Path, capsys: pytest.CaptureFixture[str]):
     message = error_of(capsys, "evaluate", "lab:giant", workplace / "data", code=2)
 

@@ -6,6 +6,7 @@ import pytest
 
 from rewarddance.core.files import (
     sha256_of,
+    sync_tree,
     verify_manifest,
     write_bytes_atomic,
     write_json_atomic,
@@ -51,6 +52,19 @@ def test_the_bytes_reach_the_disk_before_the_file_takes_its_name(tmp_path: Path,
     write_bytes_atomic(tmp_path / "a.bin", b"1")
 
     assert events == ["sync", "rename", "sync"]  # file, rename, folder
+
+
+def test_syncing_a_tree_reaches_every_file_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "weights").write_bytes(b"1")
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    )
+
+    sync_tree(tmp_path)
+
+    assert sorted(synced) == [str(tmp_path / name) for name in (".", "a", "a/b", "a/b/weights")]
 
 
 def test_a_written_file_is_readable_for_others(tmp_path: Path):

@@ -54,6 +54,21 @@ def test_the_order_of_a_row_depends_on_the_seed_and_the_row_alone(tmp_path: Path
     assert whole != other
 
 
+def test_a_row_with_half_a_letter_is_bad_and_the_import_goes_on(tmp_path: Path) -> None:
+    rows = [hpdv3_row(0), {**hpdv3_row(1), "prompt": "a cat \ud83d"}]
+    report = import_source("hpdv3", write_hpdv3(tmp_path / "h", rows), tmp_path / "out", max_bad_share=0.5)
+    assert (report.records, report.bad) == (1, {"malformed_row": 1})
+
+
+def test_media_are_found_from_a_folder_behind_a_link(tmp_path: Path) -> None:
+    published = write_hpdv3(tmp_path / "home" / "h", [hpdv3_row(0)])
+    (tmp_path / "large" / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "home" / "out").symlink_to(tmp_path / "large" / "disk" / "out")
+    import_source("hpdv3", published, tmp_path / "home" / "out", overwrite=True)
+    for folder in (tmp_path / "home" / "out", tmp_path / "large" / "disk" / "out"):
+        assert all(pair.first.path.is_file() for pair in pairs_of(folder))
+
+
 def test_the_order_can_be_kept_and_the_report_then_warns(tmp_path: Path) -> None:
     write_hpdv3(tmp_path / "h", [hpdv3_row(number) for number in range(60)])
     report = import_source("hpdv3", tmp_path / "h", tmp_path / "out", randomise_order=False)

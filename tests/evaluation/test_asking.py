@@ -20,7 +20,7 @@ COMPARISONS = [
 def test_each_comparison_is_asked_once_in_either_order() -> None:
     judge = TableJudge(QUALITY, slot_log_odds=0.5)
     rows = judge_comparisons(judge, COMPARISONS, Known())
-    assert sorted(judge.asked) == ["a", "a", "b", "b", "c", "c"]
+    assert judge.asked == ["a", "a", "b", "b", "c", "c"]
     assert [row.forward.log_odds for row in rows] == [2.5, -0.5, -0.5]
     assert [row.backward.log_odds for row in rows] == [-1.5, 1.5, 1.5]
 
@@ -52,6 +52,20 @@ def test_answers_in_the_file_are_not_asked_again(tmp_path: Path) -> None:
     assert judge.asked == ["c", "c"]
     assert read_rows(path) == rows
     assert rows == judge_comparisons(TableJudge(QUALITY), COMPARISONS, Known())
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x85", "\ud83d", "☃"])
+def test_a_prompt_of_strange_letters_comes_back_whole(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / "judgements.jsonl"
+    asked = [comparison("a", "poor", "good", "second", prompt=f"a cat{letter}and a dog"), COMPARISONS[1]]
+    assert judge_comparisons(TableJudge(QUALITY), asked, Known(), rows_path=path) == read_rows(path)
+
+
+def test_a_line_cut_off_inside_a_letter_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "judgements.jsonl"
+    rows = judge_comparisons(TableJudge(QUALITY), COMPARISONS, Known(), rows_path=path)
+    path.write_bytes(path.read_bytes() + '{"id": "☃'.encode()[:-1])
+    assert read_rows(path) == rows
 
 
 def test_a_line_cut_off_by_a_crash_is_asked_again(tmp_path: Path) -> None:

@@ -76,6 +76,25 @@ def test_a_config_that_is_no_json_is_refused(folder: Path):
         check_folder_is_safe(folder)
 
 
+@pytest.mark.parametrize("name", ["weights", "../other/model.safetensors", "/tmp/model.safetensors", 7])
+def test_a_list_of_weight_files_that_names_anything_else_is_refused(folder: Path, name: object):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelError, match=r"index\.json (names|is not a readable list)"):
+        check_folder_is_safe(folder)
+
+
+def test_a_config_that_names_weights_of_another_format_is_refused(folder: Path):
+    (folder / "config.json").write_text('{"transformers_weights": "weights"}')
+    with pytest.raises(ModelError, match="names weights that are not safetensors"):
+        check_folder_is_safe(folder)
+
+
+def test_a_list_of_safetensors_shards_is_accepted(folder: Path):
+    shards = {"auto_map": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    check_folder_is_safe(folder)
+
+
 def test_a_link_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "notes.txt").symlink_to(tmp_path / "secret.txt")

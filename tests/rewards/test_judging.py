@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,26 @@ def test_an_animation_is_judged_as_a_clip(pairwise: Any, images: list[Image.Imag
     moving, standing = (pairwise.compare(PROMPT, source, images[5]) for source in (path, still))
     assert moving.is_ok
     assert moving.reward != standing.reward
+
+
+_WHITE = Image.new("RGB", (40, 40), "white")
+
+
+class _Drawn(Sequence[JudgementRequest]):
+    """Requests whose images exist only while they are asked about."""
+
+    def __len__(self) -> int:
+        return 240
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if index >= len(self):
+            raise IndexError(index)
+        grey = Image.new("RGB", (40, 40), (index,) * 3)
+        return JudgementRequest(PROMPT, grey, _WHITE)
+
+
+def test_requests_that_make_their_images_when_asked_get_answers_of_their_own(pairwise: Any):
+    drawn = _Drawn()
+    assert pairwise.judge(drawn, "one") == pairwise.judge(list(drawn), "one")

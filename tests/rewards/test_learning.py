@@ -99,6 +99,20 @@ def test_without_positions_the_loss_is_the_same_in_both_orders(
     torch.testing.assert_close(shown, swapped)
 
 
+@pytest.mark.parametrize(("kind", "questions"), [("pairwise", 8), ("pointwise", 6), ("scalar", 6)])
+def test_a_question_that_several_comparisons_need_is_asked_once(
+    new_model: NewModel, comparisons: list[Comparison], kind: Any, questions: int
+):
+    # Media 0 to 4, of which medium 0 is shown with two prompts: six pairs of prompt and medium.
+    model = new_model(kind)
+    shown = [order for one in comparisons for order in (one, one.swapped())]
+    together = model.prepare_comparisons(shown)
+    assert len(together.questions.inputs["input_ids"]) == questions
+    log_odds = model.comparison_loss(together, LossSettings()).log_odds
+    alone = [model.comparison_loss(model.prepare_comparisons([one]), LossSettings()).log_odds for one in shown]
+    torch.testing.assert_close(log_odds, torch.cat(alone), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tie_asks_for_one_half(new_model: NewModel, comparisons: list[Comparison], kind: Any):
     tie = replace(comparisons[0], choice="tie")

@@ -242,7 +242,9 @@ def _adapter(folder: Path, target: Path, rank: int = 4) -> Any:
     with warnings.catch_warnings():
         # peft asks transformers by a name that transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        wrapper = peft.get_peft_model(model.backbone.model, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            wrapper = peft.get_peft_model(model.backbone.model, config)
     rng = torch.Generator().manual_seed(0)
     for name, parameter in wrapper.named_parameters():
         if "lora_B" in name:

@@ -9,6 +9,7 @@ import typer
 from rewarddance.cli.model_names import model_location
 from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Instruction, Kind, Model, Revision, TrustRemoteCode
 from rewarddance.cli.output import number_in_words, print_json, print_table
+from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def compare(
         raise UsageError("one image cannot be compared; give two or more, or use `rewarddance score`")
     from rewarddance.rewards.loading import load_reward_model
 
+    hide_transformers_bars()
     judge = load_reward_model(
         model_location(model),
         device=device,

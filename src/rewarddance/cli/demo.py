@@ -7,7 +7,7 @@ import typer
 
 from rewarddance.cli.options import AsJson
 from rewarddance.cli.output import number_in_words, print_json, print_table
-from rewarddance.cli.progress import progress
+from rewarddance.cli.progress import hide_transformers_bars, progress
 
 
 def demo(
@@ -22,6 +22,7 @@ def demo(
     """Draw a small world, learn two reward models from noisy choices, and see how far to trust them."""
     from rewarddance.lab.demo import REPORT_NAME, DemoSettings, run_demo
 
+    hide_transformers_bars()
     summary = run_demo(DemoSettings(folder=out, train=comparisons, test=test, seed=seed), progress)
     if json:
         print_json(summary)

@@ -20,7 +20,7 @@ from rewarddance.cli.options import (
     TrustRemoteCode,
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
-from rewarddance.cli.progress import progress
+from rewarddance.cli.progress import hide_transformers_bars, progress
 
 if TYPE_CHECKING:
     from rewarddance.evaluation.preference_report import PreferenceReport
@@ -61,11 +61,17 @@ def evaluate(
 
     comparisons = list(ComparisonSet.open(data).select(split=split, dimension=dimension))
     location = model_location(model)
+    fingerprint = model_fingerprint(location, adapter, revision, kind)
     from rewarddance.evaluation import preference_accuracy
+    from rewarddance.evaluation.asking import refuse_other_answers
     from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
     from rewarddance.evaluation.judgement_rows import ROWS_NAME
+
+    if out is not None:
+        refuse_other_answers(out / ROWS_NAME, comparisons, fingerprint, orders)
     from rewarddance.rewards.loading import load_reward_model
 
+    hide_transformers_bars()
     judge = load_reward_model(
         location,
         device=device,
@@ -81,7 +87,7 @@ def evaluate(
             comparisons,
             orders=orders,
             rows_path=None if out is None else out / ROWS_NAME,
-            fingerprint=model_fingerprint(location, adapter, revision, kind),
+            fingerprint=fingerprint,
             on_progress=lambda done, total: show(done),
         )
     if out is not None:

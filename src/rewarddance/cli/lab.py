@@ -67,24 +67,19 @@ def pretrain(
 
 @lab_app.command("study")
 def study(
-    name: Annotated[Literal["paradigms"], typer.Argument(metavar="NAME", help="paradigms.")],
-    out: Annotated[Path, typer.Option(help="Folder for its runs; finished ones are kept.")] = Path("runs/study"),
+    name: Annotated[
+        Literal["paradigms", "learning_curve"], typer.Argument(metavar="NAME", help="paradigms or learning_curve.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path("runs/study"),
     results: Annotated[Path, typer.Option(help="Folder for NAME.json.")] = Path("docs/results"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
 ) -> None:
     """Run a study of the lab: every run of it that is not finished, then its table."""
-    from rewarddance.lab.paradigm_study import StudySettings, markdown_table, run_study, write_results
+    from rewarddance.lab.reward_study import STUDIES, StudySettings, markdown_table, run_study, runs_of, write_results
 
-    settings = StudySettings(folder=out / name, seeds=tuple(range(seeds)), jobs=jobs)
-    with progress(f"study {name}", settings.total) as show:
-        done = 0
-
-        def count(*_: object) -> None:
-            nonlocal done
-            done += 1
-            show(done)
-
-        rows = run_study(settings, count)
-    write_results(results / f"{name}.json", settings, rows)
+    settings = StudySettings(folder=out, seeds=tuple(range(seeds)), jobs=jobs)
+    with progress(f"study {name}", len(runs_of(STUDIES[name], settings))) as show:
+        rows = run_study(STUDIES[name], settings, show)
+    write_results(results / f"{name}.json", name, settings, rows)
     print(markdown_table(rows))

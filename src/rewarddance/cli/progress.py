@@ -3,6 +3,18 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+
+def hide_transformers_bars() -> None:
+    """Switch off the bars that transformers draws for a moment when it reads or writes weights, right through ours.
+
+    Bars of downloads, which may take an hour, stay.
+    """
+    from transformers.utils import logging
+
+    nothing: Callable[..., Any] = logging.EmptyTqdm
+    logging.set_tqdm_hook(lambda _, arguments, options: nothing(*arguments, **options))
 
 
 @contextmanager

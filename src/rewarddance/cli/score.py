@@ -21,6 +21,7 @@ from rewarddance.cli.options import (
     TrustRemoteCode,
 )
 from rewarddance.cli.output import number_in_words, print_json
+from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
 from rewarddance.core.types import Judgement, JudgementRequest
 
@@ -67,6 +68,7 @@ def score(
     def load() -> "RewardModel":
         from rewarddance.rewards.loading import load_reward_model
 
+        hide_transformers_bars()
         return load_reward_model(
             model_location(model),
             device=device,

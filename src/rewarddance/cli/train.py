@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict
+from json import dumps as quoted
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rewarddance.cli.model_names import LAB_PREFIX, model_location
 from rewarddance.cli.options import AsJson, Overrides
 from rewarddance.cli.output import plain, print_json
+from rewarddance.cli.progress import hide_transformers_bars
 
 if TYPE_CHECKING:
     from rewarddance.config.training import TrainConfig
@@ -32,9 +34,12 @@ def train(
     from rewarddance.config.loader import load_config
     from rewarddance.config.training import TrainConfig
 
-    settings = load_config(TrainConfig, config, [*(overrides or ()), *([] if out is None else [f"out={out}"])])
+    # Quoted, because the values of overrides are YAML, and `2026` or `null` are good names of folders.
+    chosen_out = [] if out is None else [f"out={quoted(str(out))}"]
+    settings = load_config(TrainConfig, config, [*(overrides or ()), *chosen_out])
     from rewarddance.training.reward_model import train_reward_model
 
+    hide_transformers_bars()
     result = train_reward_model(settings, model=_lab_model(settings), resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -48,10 +53,17 @@ def _lab_model(settings: "TrainConfig") -> "RewardModel | None":
     # Training lies below the lab and cannot look its names up.
     if not settings.model.base.startswith(LAB_PREFIX):
         return None
+    from rewarddance.rewards.folder import MediaSettings
     from rewarddance.rewards.loading import new_reward_model
 
-    base = model_location(settings.model.base)
-    return new_reward_model(base, settings.model.kind, seed=settings.seed, instruction=settings.model.instruction)
+    chosen = settings.model
+    return new_reward_model(
+        model_location(chosen.base),
+        chosen.kind,
+        seed=settings.seed,
+        instruction=chosen.instruction,
+        media=MediaSettings(min_pixels=chosen.min_pixels, max_pixels=chosen.max_pixels),
+    )
 
 
 def _print_result(result: "TrainingResult") -> None:

@@ -66,6 +66,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make everything below a folder durable, contents and names; to be done before a rename makes it count."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            _sync_file(path)
+    sync_folder(folder)
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
@@ -83,10 +93,8 @@ def write_manifest(folder: Path) -> None:
     """
     entries: dict[str, dict[str, object]] = {}
     for path in _files_below(folder):
-        _sync_file(path)
         entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    for directory in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        sync_folder(directory)
+    sync_tree(folder)
     write_json_atomic(folder / MANIFEST_NAME, {"files": entries})
 
 

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, overload
@@ -202,11 +203,11 @@ def _read_table(file: Path) -> Any:
     if not file.is_file():
         raise DataError(f"{file}: no such file; `rewarddance import` writes one")
     if file.stat().st_size == 0:
-        raise DataError(f"{file}: the file is empty")
+        raise DataError(f"{file}: the file is empty; import the data again")
     try:
         table = pq.read_table(file, partitioning=None)
     except (pa.ArrowException, OSError):
-        raise DataError(f"{file}: not a parquet file, or a damaged one") from None
+        raise DataError(f"{file}: not a parquet file, or a damaged one; import the data again") from None
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise DataError(f"{file}: not a comparison file, columns are missing: {', '.join(missing)}")
@@ -218,7 +219,7 @@ def _read_table(file: Path) -> Any:
     except (pa.ArrowException, ValueError):
         raise DataError(f"{file}: a column has another type than in schema {SCHEMA_VERSION}") from None
     if table.num_rows == 0:
-        raise DataError(f"{file}: holds no comparisons")
+        raise DataError(f"{file}: holds no comparisons; import the data again")
     return table.combine_chunks()
 
 
@@ -256,7 +257,17 @@ def _with_relative_media(record: ComparisonRecord, folder: Path) -> ComparisonRe
 def _relative(media: Media, folder: Path) -> Media:
     if not media.path.is_absolute():
         return media
-    return replace(media, path=Path(os.path.relpath(media.path, folder.absolute())))
+    home = folder.absolute()
+    if media.path.is_relative_to(home):
+        return replace(media, path=media.path.relative_to(home))
+    # A `..` leads out of the folder itself, not out of a link to it: only places without links have a way between.
+    parent, home = _without_links(media.path.parent), _without_links(home)
+    return replace(media, path=Path(os.path.relpath(parent, home)) / media.path.name)
+
+
+@lru_cache(1024)
+def _without_links(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _sync(path: Path) -> None:

@@ -104,7 +104,7 @@ def find_inputs(source: Source, path: Path, split: str | None, media_root: Path 
     if path.is_file():
         return (_input_file(source, path, split or _split_of(source, path), media_root or path.parent),)
     if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder; give the data set's folder, or one of its files")
     if not source.files:
         raise DataError(f"{path}: {source.name} reads one file; name it instead of the folder")
     if split is not None and split not in source.files:

@@ -59,18 +59,23 @@ def _item(path: Path, position: int, row: object) -> PromptItem:
 
 
 def _read_text(path: Path) -> list[object]:
-    return [{"prompt": line.strip()} for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [{"prompt": line.strip()} for line in _lines(path) if line.strip()]
 
 
 def _read_jsonl(path: Path) -> list[object]:
     rows: list[object] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
             except ValueError:
                 raise DataError(f"{path}: line {number} is not JSON") from None
     return rows
+
+
+def _lines(path: Path) -> list[str]:
+    # Not splitlines(): a prompt may hold a Unicode line separator.
+    return path.read_text(encoding="utf-8").split("\n")
 
 
 def _read_parquet(path: Path) -> list[object]:

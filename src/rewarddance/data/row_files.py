@@ -37,7 +37,7 @@ def json_rows(file: InputFile) -> Iterator[RawRow]:
         if not is_open:
             buffer = buffer.lstrip("\ufeff \t\r\n")
             if buffer and not buffer.startswith("["):
-                raise DataError(f"{file.path}: not a JSON list of rows")
+                raise DataError(f"{file.path}: not a JSON list of rows; is it a file of this data set?")
             is_open, buffer = bool(buffer), buffer[1:]
         end = 0
         for value, end in _complete_values(decoder, buffer):  # noqa: B007 - the last end is used below
@@ -47,7 +47,7 @@ def json_rows(file: InputFile) -> Iterator[RawRow]:
         if len(buffer) > _LARGEST_ROW:
             raise DataError(f"{file.path}: row {position} does not end, or is over {_LARGEST_ROW:,} characters")
     if not is_open:
-        raise DataError(f"{file.path}: the file is empty")
+        raise DataError(f"{file.path}: the file is empty; is the download complete?")
     if not buffer.lstrip(" \t\r\n,").startswith("]"):
         raise DataError(f"{file.path}: not valid JSON after {position} rows; is the download complete?")
 

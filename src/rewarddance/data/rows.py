@@ -104,13 +104,13 @@ def text_field(fields: Mapping[str, Any], name: str) -> str:
     value = _present(fields, name)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"field {name!r} holds no text")
-    return value
+    return _storable(value, name)
 
 
 def optional_text(fields: Mapping[str, Any], name: str) -> str | None:
     """A field with text in it, or None when it is missing or empty."""
     value = fields.get(name)
-    return None if value is None or value == "" else str(value)
+    return None if value is None or value == "" else _storable(str(value), name)
 
 
 def number_field(fields: Mapping[str, Any], name: str) -> float:
@@ -134,6 +134,15 @@ def texts_field(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def numbers_field(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
     """A field with a list of finite numbers."""
     return tuple(number_field({name: entry}, name) for entry in _list_field(fields, name))
+
+
+def _storable(text: str, name: str) -> str:
+    """The text itself. JSON can hold half a surrogate pair, which no UTF-8 file can: such a row is broken."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"field {name!r} holds half a letter (an unpaired surrogate)") from None
+    return text
 
 
 def _list_field(fields: Mapping[str, Any], name: str) -> list[Any]:

@@ -89,20 +89,41 @@ def judge_comparisons(
     return [done[row.id] for row in blank]
 
 
+def refuse_other_answers(rows_path: Path, comparisons: Sequence[Comparison], fingerprint: str, orders: Orders) -> None:
+    """Keep `judge_comparisons` from removing somebody's work; reads one file, so it can be asked before a model loads.
+
+    Args:
+        rows_path: Where answers are to be kept; it may be missing.
+        comparisons: What the model will be asked about.
+        fingerprint: What identifies the model.
+        orders: Which orders will be asked.
+
+    Raises:
+        UsageError: The file holds an answer to another question, or of another model.
+    """
+    expected = {(comparison.id, row_key(comparison, fingerprint, orders)) for comparison in comparisons}
+    if any((row.id, row.key) not in expected for row in read_rows(rows_path)):
+        raise UsageError(
+            f"{rows_path} holds answers of another model, or to other comparisons or orders; "
+            "choose another --out, or delete it"
+        )
+
+
 def _ask(
     model: Judge, comparisons: Sequence[Comparison], blank: Sequence[JudgementRow], orders: Orders
 ) -> list[JudgementRow]:
-    questions = [_request(comparison) for comparison in comparisons]
-    if orders == "both":
-        questions += [_request(comparison.swapped()) for comparison in comparisons]
+    # The two orders of a comparison stand together, so that a model which works through them in pieces finds both
+    # media in its hands the second time.
+    shown = [(one, one.swapped()) if orders == "both" else (one,) for one in comparisons]
+    questions = [_request(one) for both in shown for one in both]
     judgements = model.judge(questions, order_mode="one")
     if len(judgements) != len(questions):
         raise UsageError(
             f"The model gave {len(judgements)} judgements to {len(questions)} requests; it must give one each."
         )
     answers = [_answer(judgement) for judgement in judgements]
-    forward = answers[: len(blank)]
-    backward: Sequence[Answer | None] = answers[len(blank) :] or [None] * len(blank)
+    forward = answers[:: len(shown[0])]
+    backward: Sequence[Answer | None] = answers[1::2] if orders == "both" else [None] * len(blank)
     return [
         replace(row, forward=first, backward=second)
         for row, first, second in zip(blank, forward, backward, strict=True)

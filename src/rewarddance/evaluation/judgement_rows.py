@@ -109,7 +109,9 @@ def read_rows(path: Path) -> list[JudgementRow]:
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Bytes, because a crash may cut a letter in two; and not splitlines() of text, which would also split at the
+    # Unicode line separators that a prompt may hold.
+    lines = path.read_bytes().splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -133,7 +135,8 @@ def append_rows(path: Path, rows: Iterable[JudgementRow]) -> None:
 
 
 def _line(row: JudgementRow) -> str:
-    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
+    # Escaped to ASCII: a prompt may hold half a surrogate pair, which UTF-8 cannot.
+    return json.dumps(asdict(row), allow_nan=False) + "\n"
 
 
 def _row_from(stored: dict[str, Any]) -> JudgementRow:

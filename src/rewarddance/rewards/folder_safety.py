@@ -15,6 +15,7 @@ from rewarddance.core.errors import ModelError
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".msgpack", ".h5"})
 _CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
+_WEIGHT_LISTS = (".safetensors", ".safetensors.index.json")
 # Vocabularies are large, and their keys are words of the language, not settings.
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
 
@@ -37,7 +38,7 @@ def check_folder_is_safe(folder: Path, trust_remote_code: bool = False) -> None:
         if reason is not None:
             raise ModelError(
                 f"{path} {reason}; the folder is not loaded: use a safetensors copy, "
-                "or pass trust_remote_code=True if you trust its author"
+                "or pass trust_remote_code=True (--trust-remote-code) if you trust its author"
             )
 
 
@@ -63,21 +64,35 @@ def _refusal(path: Path, home: Path) -> str | None:
         return "may be a pickle, which can run code when it is read"
     if suffix in _CODE:
         return "is program code"
-    if suffix == ".json" and path.name not in _VOCABULARIES and not path.name.endswith(".index.json"):
-        return _json_refusal(path)
-    return None
+    if suffix != ".json" or path.name in _VOCABULARIES:
+        return None
+    return _index_refusal(path) if path.name.endswith(".index.json") else _json_refusal(path)
+
+
+def _index_refusal(path: Path) -> str | None:
+    """Why the list of weight files is refused; transformers reads a file that is not safetensors as a pickle."""
+    if not path.name.endswith(_WEIGHT_LISTS[1]):
+        return None  # of another format, whose files would be refused themselves
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        outside = next((name for name in named if Path(name).name != name or Path(name).suffix != ".safetensors"), None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "is not a readable list of weight files"
+    return None if outside is None else f"names {outside!r}, which is no safetensors file of the same folder"
 
 
 def _json_refusal(path: Path) -> str | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return "is not readable JSON"
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not readable JSON; copy or download the model again") from error
     for key, setting in _settings(value):
         if key == "auto_map" and setting:
             return 'asks for code of its own ("auto_map")'
         if key == "_attn_implementation_internal":
             return 'asks for code of its own ("_attn_implementation_internal")'
+        if key == "transformers_weights" and setting and not str(setting).endswith(_WEIGHT_LISTS):
+            return f'names weights that are not safetensors ("{key}": "{setting}")'
         # "owner/kernel" makes transformers download a compiled kernel from the hub and run it.
         if key.endswith("_implementation") and isinstance(setting, str) and "/" in setting:
             return f'asks for code from the hub ("{key}": "{setting}")'

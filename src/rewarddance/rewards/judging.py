@@ -80,6 +80,8 @@ def judge_requests(
     Raises:
         UsageError: Unknown instruction, or a reference image is missing where one is needed.
     """
+    # Held to the end: an image is known by its identity, which a later one may inherit.
+    requests = list(requests)
     mode = paradigm.record.order_mode if order_mode is None else order_mode
     instructions = [instruction_for(paradigm, request.instruction) for request in requests]
     if media is None:

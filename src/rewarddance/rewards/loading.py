@@ -163,9 +163,13 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        target = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    found = torch.cuda.device_count()
+    if target.type == "cuda" and (target.index or 0) >= found:
+        raise UsageError(f"there is no device {device}: PyTorch sees {found} GPUs; use auto or cpu")
+    return target
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -1,7 +1,9 @@
-"""Media of one call, each decoded and preprocessed once."""
+"""Media of one call, each decoded and preprocessed once; files that have not changed since an earlier call, never."""
 
 import hashlib
+import time
 from collections import OrderedDict
+from pathlib import Path
 
 from PIL import Image
 
@@ -11,12 +13,14 @@ from rewarddance.core.types import Media
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.questions import Medium
 
+_SETTLED_NANOSECONDS = 2_000_000_000
+
 
 class MediaCache:
     """The most recently used media of a call, ready for the vision tower.
 
     A file is known by its path and bytes by their hash. A PIL image is known by its identity, which is why a cache
-    must not outlive the call that holds the images.
+    must not outlive the call that holds the images. Pictures of files do: the backbone keeps them for the next call.
     """
 
     def __init__(self, backbone: Backbone, frames_per_clip: int, capacity: int = 64) -> None:
@@ -43,17 +47,22 @@ class MediaCache:
         return found
 
     def _load(self, key: str, source: MediaSource) -> Medium | MediaError:
-        try:
-            frames, is_clip = self._decoded(source)
-            return Medium(key, tuple(self._backbone.picture_from_image(frame) for frame in frames), is_clip)
-        except MediaError as error:
-            return error
+        state = _file_state(source)
+        pictures = None if state is None else self._backbone.kept_pictures.get((key, self._frames_per_clip, state))
+        if pictures is None:
+            try:
+                frames = self._decoded(source)
+                pictures = tuple(self._backbone.picture_from_image(frame) for frame in frames)
+            except MediaError as error:
+                return error
+            if state is not None:
+                self._backbone.kept_pictures.keep((key, self._frames_per_clip, state), pictures)
+        return Medium(key, pictures, len(pictures) > 1 or (isinstance(source, Media) and source.kind == "clip"))
 
-    def _decoded(self, source: MediaSource) -> tuple[tuple[Image.Image, ...], bool]:
+    def _decoded(self, source: MediaSource) -> tuple[Image.Image, ...]:
         if isinstance(source, Image.Image) or (isinstance(source, Media) and source.kind == "image"):
-            return (load_image(source),), False
-        frames = load_frames(source, self._frames_per_clip)
-        return frames, len(frames) > 1 or (isinstance(source, Media) and source.kind == "clip")
+            return (load_image(source),)
+        return load_frames(source, self._frames_per_clip)
 
 
 def _key(source: MediaSource) -> str:
@@ -66,3 +75,17 @@ def _key(source: MediaSource) -> str:
             return f"picture:{id(source)}"
         case _:
             return f"path:{source}"
+
+
+def _file_state(source: MediaSource) -> tuple[int, ...] | None:
+    """What changes when a file's content does; None for what is no file, is not there, or was written just now."""
+    if isinstance(source, bytes | Image.Image):
+        return None
+    try:
+        found = Path(source.path if isinstance(source, Media) else source).stat()
+    except (OSError, ValueError):
+        return None
+    # A file that is written twice in a moment may have the same time both times.
+    if time.time_ns() - found.st_mtime_ns < _SETTLED_NANOSECONDS:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

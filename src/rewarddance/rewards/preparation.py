@@ -37,7 +37,8 @@ def prepare(
     if not targets:
         raise ValueError("there is nothing to prepare: the batch holds no comparison")
     media = MediaCache(paradigm.backbone, paradigm.record.media.frames_per_clip, capacity=2 * len(targets))
-    encoded = [_encoded(paradigm, comparison, media, make_questions) for comparison in comparisons]
+    asked: dict[tuple[str, ...], EncodedQuestion] = {}
+    encoded = [_encoded(paradigm, comparison, media, make_questions, asked) for comparison in comparisons]
     by_place = [question for same_place in zip(*encoded, strict=True) for question in same_place]
     return PreparedComparisons(
         ids=tuple(comparison.id for comparison in comparisons),
@@ -54,15 +55,23 @@ def _target(comparison: Comparison) -> float:
 
 
 def _encoded(
-    paradigm: Paradigm, comparison: Comparison, media: MediaCache, make_questions: QuestionMaker
+    paradigm: Paradigm,
+    comparison: Comparison,
+    media: MediaCache,
+    make_questions: QuestionMaker,
+    asked: dict[tuple[str, ...], EncodedQuestion],
 ) -> list[EncodedQuestion]:
+    """The comparison's questions; one that another comparison of the batch has asked is the same object."""
     criteria = instruction_for(paradigm, comparison.instruction).text
     try:
         first, second = media.get(comparison.first), media.get(comparison.second)
     except MediaError as error:
         raise DataError(f"comparison {comparison.id}: {error}") from error
     questions = make_questions(criteria, comparison.prompt, first, second)
-    return [_checked(paradigm.backbone, question, comparison.id) for question in questions]
+    for question in questions:
+        if question.key not in asked:
+            asked[question.key] = _checked(paradigm.backbone, question, comparison.id)
+    return [asked[question.key] for question in questions]
 
 
 def _checked(backbone: Backbone, question: Question, comparison_id: str) -> EncodedQuestion:

@@ -11,7 +11,7 @@ import torch
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.core.files import sync_folder
+from rewarddance.core.files import sync_folder, sync_tree
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.folder import MediaSettings
 from rewarddance.rewards.loading import new_reward_model
@@ -207,14 +207,14 @@ def start_run(
     resume: bool,
     evaluate: Callable[[RewardModel], float] | None,
 ) -> Run:
-    """Claim the folder, choose the data, make the model ready, and go back to where the run was.
+    """Choose the data, make the model ready, claim the folder, and go back to where the run was.
 
     The arguments are those of `train_reward_model`.
     """
     accelerator = new_accelerator()
     folder = RunFolder(config.out)
     if accelerator.is_main_process:
-        folder.claim(config, resume)
+        folder.check(config, resume)
     accelerator.wait_for_everyone()
     learned, measured = comparisons_to_learn(config, train), comparisons_held_out(config, held_out)
     model = model or _new_model(config, accelerator.device)
@@ -228,6 +228,9 @@ def start_run(
     order = DataOrder(config.seed, len(learned), config.batch_size * processes, config.orders)
     plan = RunPlan(len(learned), order.batch_size * config.gradient_accumulation, config.epochs)
     beginning = RunProgress(comparisons_sha256=learned.sha256, processes=processes)
+    if learner.share.rank == 0:
+        # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
+        folder.claim(config)
     progress = _restored(folder, model, learner, beginning) if resume else beginning
     if learner.share.rank == 0:
         write_environment(folder.environment, config.seed, processes, learner.device)
@@ -277,6 +280,7 @@ def _replace_folder(final: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     write(staged)
+    sync_tree(staged)
     reached(f"{final.name}:written")
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)

@@ -54,21 +54,25 @@ class RunFolder:
         """Records of the batch whose loss was not finite; one file a process."""
         return self.path / ("nonfinite_batch.json" if rank == 0 else f"nonfinite_batch_{rank}.json")
 
-    def claim(self, config: TrainConfig, resume: bool) -> None:
-        """Make the folder this run's, and write the resolved config.
+    def check(self, config: TrainConfig, resume: bool) -> None:
+        """Whether a run with this config may write here; writes nothing.
 
         Raises:
             UsageError: It holds a run already and `resume` was not asked for, or the run to resume had another config.
         """
-        if self.config.exists():
-            if not resume:
-                raise UsageError(f"{self.path} holds a run already; resume it with --resume, or give another `out`")
-            changed = _changed(yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json"))
-            if changed:
-                raise UsageError(
-                    f"cannot resume {self.path}: {', '.join(changed)} differ from its config.yaml; "
-                    "give the same config, or another `out`"
-                )
+        if not self.config.exists():
+            return
+        if not resume:
+            raise UsageError(f"{self.path} holds a run already; resume it with --resume, or give another `out`")
+        changed = _changed(yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+        if changed:
+            raise UsageError(
+                f"cannot resume {self.path} with another {', '.join(changed)}; "
+                "give the values of its config.yaml, or another `out`"
+            )
+
+    def claim(self, config: TrainConfig) -> None:
+        """Make the folder this run's: write the resolved config."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.config, dump_config(config))
 

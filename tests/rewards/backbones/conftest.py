@@ -9,6 +9,20 @@ from PIL import Image
 
 from rewarddance.rewards.backbones.loading import load_backbone
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
+from tests.tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A family's tiny model, saved once a session; not to be changed."""
+    saved: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in saved:
+            saved[family] = save_tiny_model(family, tmp_path_factory.mktemp("tiny") / family)
+        return saved[family]
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -251,3 +251,15 @@ def test_plain_transformers_opens_a_saved_model(family, tiny_model_folder, two_i
         logits = model(**inputs.inputs).logits[:, -1]
         ours = backbone.answer_hidden(inputs) @ backbone.label_rows(range(logits.shape[-1])).T
     torch.testing.assert_close(logits, ours, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_question_asked_several_times_is_carried_once_and_answered_each_time(family, backbone_of, two_images):
+    backbone = backbone_of(family)
+    first, second = map(backbone.picture_from_image, two_images)
+    one, other = ask(backbone, first, second), backbone.encode([first, "short"])
+    assert len(backbone.collate([one, other, one]).inputs["input_ids"]) == 2
+    alike = [ask(backbone, first, second), other, ask(backbone, first, second)]
+    assert len(backbone.collate(alike).inputs["input_ids"]) == 3
+    repeated = answer_logits(backbone, [one, other, one])
+    torch.testing.assert_close(repeated, answer_logits(backbone, alike), atol=1e-5, rtol=0)

@@ -8,13 +8,16 @@ whole.
 
 import re
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
+
+from jinja2 import TemplateError
 
 from rewarddance.core.errors import ModelError
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template writes them
 _MARK_PATTERN = re.compile("\ue000\\d+\ue001")
+_TEXTS_KEPT, _LONGEST_KEPT = 8_192, 1_000  # texts and characters: some tens of megabytes at most
 
 
 class ChatFormat:
@@ -35,6 +38,8 @@ class ChatFormat:
         self._placeholder = placeholder
         self._chunks = cache(self._render)
         self._pieces = cache(self._cut)
+        # Every question of a prompt begins alike, and every epoch asks about the same prompts.
+        self._known_ids = lru_cache(_TEXTS_KEPT)(self._tokenised)
         if "".join(self._chunks((False, True))).count(placeholder) != 1:
             raise ModelError(
                 f"the model's chat template writes no {placeholder} for an image; use an instruct model of this family"
@@ -59,8 +64,10 @@ class ChatFormat:
                     if isinstance(item, str):
                         plain += item
                     else:
-                        ids += [*self._plain_ids(plain), item]
-                        plain = ""
+                        if plain:
+                            ids += self._plain_ids(plain)
+                            plain = ""
+                        ids.append(item)
             if number < len(texts):
                 plain += texts[number]
         return (*ids, *self._plain_ids(plain))
@@ -73,11 +80,14 @@ class ChatFormat:
     def _placeholder_id(self) -> int:
         return self._added_tokens[self._placeholder]
 
-    def _plain_ids(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
         if not text:
-            return []
+            return ()
+        return self._known_ids(text) if len(text) <= _LONGEST_KEPT else self._tokenised(text)
+
+    def _tokenised(self, text: str) -> tuple[int, ...]:
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return list(encoded["input_ids"])
+        return tuple(encoded["input_ids"])
 
     def _cut(self, text: str) -> tuple[int | str, ...]:
         """Special tokens as ids, what stands between them as text."""
@@ -91,12 +101,18 @@ class ChatFormat:
             {"type": "image"} if image else {"type": "text", "text": _MARK.format(number)}
             for number, image in enumerate(is_image)
         ]
-        rendered = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except TemplateError as error:
+            reason = str(error).partition("\n")[0]
+            raise ModelError(
+                f"the model's chat template cannot be rendered ({reason}); use an instruct model"
+            ) from error
         chunks = tuple(_MARK_PATTERN.split(rendered))
         if len(chunks) != is_image.count(False) + 1:
             raise ModelError("the model's chat template drops or repeats the user's text; use an instruct model")

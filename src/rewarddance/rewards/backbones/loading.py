@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from rewarddance.core.errors import ModelError
@@ -71,7 +72,7 @@ def load_backbone(
     settings = preprocessor_settings(folder)
     tokenizer = _load_tokenizer(folder, model_type, family)
     model = _load_model(folder, dtype)
-    layout = family.layout(model.config, settings)
+    layout = _layout(folder, family, model.config, settings)
     return VisionLanguageBackbone(model_type, model.to(device).eval(), tokenizer, layout)
 
 
@@ -84,13 +85,18 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise ModelError(f"{path_or_id} is a file, not a model folder; give the folder that holds config.json")
     if isinstance(path_or_id, Path) or not HUB_ID.match(path_or_id) or path_or_id.startswith("."):
         raise ModelError(f"model folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME")
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{path_or_id} is no folder here and could not be fetched from the hub: {reason}") from error
+        raise ModelError(
+            f"{path_or_id} is no folder here and could not be fetched from the hub ({reason}); "
+            "check the name and the connection"
+        ) from error
 
 
 def preprocessor_settings(folder: Path) -> dict[str, Any]:
@@ -111,9 +117,11 @@ def preprocessor_settings(folder: Path) -> dict[str, Any]:
 def _load_tokenizer(folder: Path, model_type: str, family: Family) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{folder} has no readable tokenizer: {reason}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(":")
+        raise ModelError(
+            f"{folder} has no readable tokenizer ({reason}); copy its tokenizer files from the model it was made from"
+        ) from error
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in family.special_tokens if token not in vocabulary]
     if missing:
@@ -147,14 +155,26 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{folder}: the weights cannot be loaded: {reason}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(":")
+        raise ModelError(
+            f"{folder}: the weights cannot be loaded ({reason}); copy or download the model again"
+        ) from error
     model, report = loaded
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise ModelError(f"{folder}: {len(absent)} weights are missing or misshapen, such as {absent[0]}")
     return model
+
+
+def _layout(folder: Path, family: Family, config: Any, settings: Mapping[str, Any]) -> Layout:
+    try:
+        return family.layout(config, settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}: the image settings do not fit the model ({error}); "
+            "copy preprocessor_config.json from the model it was made from"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

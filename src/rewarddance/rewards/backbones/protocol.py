@@ -8,12 +8,15 @@ to the family's own image processor, and the tensor route, differentiable down t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rewarddance.rewards.backbones.kept_pictures import KeptPictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class QuestionBatch:
 
     Attributes:
         inputs: Keyword arguments of the transformers model: `input_ids`, `attention_mask`, `position_ids`,
-            `pixel_values`, ...; and `feature_index`, for `answer_hidden` alone, when an image is shown more than once.
+            `pixel_values`, ...; and for `answer_hidden` alone `feature_index`, when an image is shown more than once,
+            and `question_index`, when a question is asked more than once.
     """
 
     inputs: dict[str, Tensor]
@@ -78,6 +82,7 @@ class Backbone(Protocol):
     family: str
     model: nn.Module
     tokenizer: Any
+    kept_pictures: "KeptPictures"
 
     @property
     def max_tokens(self) -> int:

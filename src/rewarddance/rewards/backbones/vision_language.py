@@ -12,12 +12,13 @@ from torch import Tensor
 
 from rewarddance.core.errors import ModelError
 from rewarddance.rewards.backbones.chat import ChatFormat
+from rewarddance.rewards.backbones.kept_pictures import KeptPictures
 from rewarddance.rewards.backbones.layout import Layout
 from rewarddance.rewards.backbones.left_padding import attention_mask_of, pad_left
 from rewarddance.rewards.backbones.protocol import EncodedQuestion, Part, Picture, QuestionBatch
 
 _LANGUAGE_INPUTS = ("input_ids", "attention_mask", "position_ids")
-_FEATURE_INDEX = "feature_index"
+_FEATURE_INDEX, _QUESTION_INDEX = "feature_index", "question_index"
 
 
 class VisionLanguageBackbone:
@@ -39,6 +40,7 @@ class VisionLanguageBackbone:
         self.tokenizer = tokenizer
         self.layout = layout
         self._loaded_layout = layout
+        self.kept_pictures = KeptPictures()
         self._chat = ChatFormat(tokenizer, tokenizer.chat_template, layout.placeholder)
         self._image_token_id = int(tokenizer.convert_tokens_to_ids(layout.placeholder))
         if getattr(self.model.get_output_embeddings(), "bias", None) is not None:
@@ -72,16 +74,20 @@ class VisionLanguageBackbone:
         return EncodedQuestion(token_ids=token_ids, pictures=pictures)
 
     def collate(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
-        """Left-padded batch; an image object that stands in several questions is carried, and later encoded, once."""
-        rows = [question.token_ids for question in questions]
+        """Left-padded batch; what stands in it several times, a question or an image object, is computed once."""
+        asked = list({id(question): question for question in questions}.values())
+        rows = [question.token_ids for question in asked]
         padding = self.tokenizer.pad_token_id
         attention_mask = attention_mask_of(rows)
         inputs = {
             "input_ids": pad_left(rows, 0 if padding is None else padding),
             "attention_mask": attention_mask,
-            "position_ids": self.layout.position_ids(questions, attention_mask),
+            "position_ids": self.layout.position_ids(asked, attention_mask),
         }
-        shown = [picture for question in questions for picture in question.pictures]
+        if len(asked) < len(questions):
+            places = {id(question): place for place, question in enumerate(asked)}
+            inputs[_QUESTION_INDEX] = torch.tensor([places[id(question)] for question in questions])
+        shown = [picture for question in asked for picture in question.pictures]
         distinct = list({id(picture): picture for picture in shown}.values())
         if distinct:
             inputs |= self.layout.picture_inputs(distinct)
@@ -97,7 +103,8 @@ class VisionLanguageBackbone:
             features = self.layout.picture_features(self.model.model, batch.inputs, batch.inputs.get(_FEATURE_INDEX))
             language["mm_encoder_outputs"] = {"image": features}
         hidden: Tensor = self.model.model(**language, use_cache=False).last_hidden_state
-        return hidden[:, -1]
+        answers = hidden[:, -1]
+        return answers if _QUESTION_INDEX not in batch.inputs else answers[batch.inputs[_QUESTION_INDEX]]
 
     def label_rows(self, token_ids: Sequence[int]) -> Float[Tensor, "labels width"]:
         """Rows of the language-model head for these tokens."""
@@ -107,6 +114,7 @@ class VisionLanguageBackbone:
     def set_image_limits(self, min_pixels: int | None, max_pixels: int | None) -> None:
         """Bound the resolution or the tiles' pixels of every image; None keeps the loaded config's bound."""
         self.layout = self._loaded_layout.with_image_limits(min_pixels, max_pixels)
+        self.kept_pictures = KeptPictures()
 
     def save(self, folder: str | Path) -> None:
         """Write model, config, tokenizer and preprocessor files in Hugging Face layout (safetensors only)."""
