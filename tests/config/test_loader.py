@@ -179,7 +179,7 @@ def test_an_override_cannot_go_below_a_value(config_file: Path):
 
 
 def test_training_and_evaluating_on_the_same_split_is_refused(config_file: Path):
-    assert "same folder" in message_for(config_file, "data.train_split=test")
+    assert "same folder" in message_for(config_file, "data.evaluation_split=train")
 
 
 def test_pixel_bounds_in_the_wrong_order_are_refused(config_file: Path):

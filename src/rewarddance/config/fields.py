@@ -54,7 +54,7 @@ def _walk(model_cls: type[BaseModel], prefix: str) -> Iterator[FieldDescription]
         block = _block(info.annotation)
         if block is None or _is_optional(info.annotation):
             kind = _type_in_words(info.annotation) if block is None else "block or null"
-            yield FieldDescription(path, kind, _default_in_words(info), info.description or "")
+            yield FieldDescription(path, kind, _default_in_words(info), " ".join((info.description or "").split()))
         if block is not None:
             yield from _walk(block, f"{path}.")
 

@@ -80,13 +80,22 @@ class DataConfig(BaseModel):
     """Folder of comparisons to learn from, as `rewarddance import` writes it."""
 
     evaluation: Path | None = None
-    """Folder of held-out comparisons; null takes `evaluation_split` of the training folder."""
+    """Folder of held-out comparisons; null takes them from the training folder."""
 
     train_split: str | None = "train"
     """Split to learn from; null for all."""
 
-    evaluation_split: str | None = "test"
-    """Split that is held out; null for all of a separate `evaluation` folder."""
+    evaluation_split: str | None = None
+    """Split that is held out; null for all of a separate `evaluation` folder, or else for `held_out_share`."""
+
+    held_out_share: Share = 0.05
+    """Share of the training prompts that is held out to choose the best checkpoint by, if neither `evaluation` nor
+    `evaluation_split` is given; the split to be reported is not for that."""
+
+    @property
+    def holds_out_prompts(self) -> bool:
+        """Whether the held-out comparisons are a share of the training prompts."""
+        return self.evaluation is None and self.evaluation_split is None and self.held_out_share > 0
 
     dimension: str | None = None
     """Learn the choice of one dimension, such as `structure`; null for the overall choice."""
@@ -186,7 +195,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _evaluation_is_held_out(self) -> "TrainConfig":
-        if self.data.evaluation is None and self.data.train_split == self.data.evaluation_split:
+        split = self.data.evaluation_split
+        if self.data.evaluation is None and split is not None and self.data.train_split == split:
             raise ValueError(
                 f"data.train_split and data.evaluation_split are both {self.data.train_split!r} of the same folder; "
                 "name another split or an evaluation folder"

@@ -193,6 +193,15 @@ class ComparisonSet(Sequence[Comparison]):
             table = kept if kept.num_rows else _refuse(self.folder, "dimension", dimension, set().union(*names))
         return ComparisonSet(self.folder, table, _pairs_of(table), dimension or self.dimension)
 
+    def prompts(self) -> list[str]:
+        """The prompt of each comparison, without reading the rest."""
+        texts = self._table["prompt"].to_pylist()
+        return [texts[row] for row in self._pairs[:, 0]]
+
+    def where(self, is_kept: Sequence[bool]) -> "ComparisonSet":
+        """The comparisons for which `is_kept`, one value each, is true; perhaps none."""
+        return ComparisonSet(self.folder, self._table, self._pairs[np.asarray(is_kept, dtype=bool)], self.dimension)
+
     def _asked(self, comparison: Comparison) -> Comparison:
         if self.dimension is None:
             return comparison

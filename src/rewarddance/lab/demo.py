@@ -4,13 +4,15 @@ It draws comparisons of the lab's world, trains the pairwise generative and the 
 the same comparisons, evaluates both in and out of domain, and writes `report.html` and `summary.json`.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
 from rewarddance.lab.base_models import BaseSize, lab_base
@@ -91,6 +93,16 @@ def figures(group: GroupReport) -> dict[str, float | None]:
     }
 
 
+def _refuse_another(settings: DemoSettings) -> None:
+    """A folder holds one demo: with other settings its data and models would be taken for this one's."""
+    path = settings.folder / "demo.json"
+    asked = {name: value for name, value in asdict(settings).items() if name != "folder"}
+    if path.is_file() and json.loads(path.read_text()) != asked:
+        raise UsageError(f"{settings.folder} holds a demo with other settings; give another --out, or remove it")
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(path, asked)
+
+
 def _drawn(settings: DemoSettings, stage: Stage) -> LabData:
     counts: dict[Split, int] = {
         "train": settings.train,
@@ -99,5 +111,6 @@ def _drawn(settings: DemoSettings, stage: Stage) -> LabData:
         "test_out": settings.test,
     }
     folder = settings.folder / "data"
+    _refuse_another(settings)
     with stage("drawing comparisons", sum(counts.values())) as show:
         return open_drawn(folder) or draw_comparisons(folder, counts, settings.seed, on_drawn=show)

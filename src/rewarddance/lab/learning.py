@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewarddance.config.training import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rewarddance.core.files import sha256_of
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
 from rewarddance.evaluation.judgement_rows import ROWS_NAME
@@ -16,6 +17,7 @@ from rewarddance.evaluation.preference_accuracy import evaluate
 from rewarddance.evaluation.preference_report import PreferenceReport
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.comparisons import LabData, Split
+from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.loading import load_reward_model, new_reward_model
 from rewarddance.rewards.protocol import RewardKind, RewardModel
 from rewarddance.training.reward_model import train_reward_model
@@ -70,12 +72,17 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
 def learn(run: LabRun, data: LabData, on_step: Callable[[StepReport], None] | None = None) -> RewardModel:
     """Train, or continue, or load what is finished already; returns the best model."""
     finished = run.folder / "model"
-    if (finished / "rewarddance.json").is_file():
+    if (finished / RECORD_NAME).is_file():
         return load_reward_model(finished)
     config = training_config(run, data)
     model = new_reward_model(run.base, run.kind, seed=run.seed, instruction="none")
     train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
     return model
+
+
+def model_digest(folder: Path) -> str:
+    """What tells the answers of one saved model from those of another; the record holds the hash of every file."""
+    return sha256_of(folder / RECORD_NAME)
 
 
 def measure(
@@ -85,7 +92,9 @@ def measure(
     name: str,
     on_judged: Callable[[int], None] | None = None,
 ) -> PreferenceReport:
-    """Evaluate on both test splits, in both orders, against gold; answers and report are kept in `folder`.
+    """Evaluate the model of a run on both test splits, in both orders, against gold.
+
+    Answers and report are kept in `folder`, the run directory.
 
     The figures of a split stand in `report.facets["split"]`.
     """
@@ -98,7 +107,7 @@ def measure(
         gold=[data.gold_difference(comparison.id) for _, comparison in asked],
         facets={"split": [SPLIT_NAMES[split] for split, _ in asked]},
         rows_path=folder / ROWS_NAME,
-        fingerprint=name,
+        fingerprint=model_digest(folder / "model"),
         on_progress=None if on_judged is None else lambda done, _: on_judged(done),
     )
     write_evaluation(folder, report, Provenance(name=name, model=name, data=str(data.folder)))

@@ -11,6 +11,7 @@ from rewarddance.core.errors import DataError
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Comparison
 from rewarddance.data.comparisons import ComparisonSet
+from rewarddance.data.splits import split_of_prompt
 
 _TIE = 0.5
 
@@ -47,6 +48,8 @@ def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None
     data = config.data
     if given is None:
         given = ComparisonSet.open(data.train).select(split=data.train_split, dimension=data.dimension)
+        if data.holds_out_prompts:
+            given = _of_prompts(given, data.held_out_share, is_held_out=False)
     excluded = (None, _TIE) if config.loss.ties == "drop" else (None,)
     chosen = _chosen(given, lambda target: target not in excluded, data.max_comparisons, config.seed, "learned")
     if not chosen:
@@ -57,10 +60,22 @@ def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None
 def comparisons_held_out(config: TrainConfig, given: Sequence[Comparison] | None) -> ChosenComparisons:
     """Comparisons with a preference (no ties) to measure accuracy on; empty when there are none."""
     data = config.data
-    if given is None:
+    if given is None and data.holds_out_prompts:
+        learned = ComparisonSet.open(data.train).select(split=data.train_split, dimension=data.dimension)
+        given = _of_prompts(learned, data.held_out_share, is_held_out=True)
+    elif given is None and data.evaluation is None and data.evaluation_split is None:
+        given = ()
+    elif given is None:
         given = _stored_held_out(data.evaluation or data.train, data.evaluation_split, data.dimension)
     count = config.evaluation_comparisons
     return _chosen(given, lambda target: target not in (None, _TIE), count, config.seed, "held_out")
+
+
+def _of_prompts(comparisons: ComparisonSet, share: float, *, is_held_out: bool) -> Sequence[Comparison]:
+    """The comparisons of the prompts that are held out, or of the others; the same in every run."""
+    shares = {"held_out": share, "learned": 1 - share}
+    wanted = "held_out" if is_held_out else "learned"
+    return comparisons.where([split_of_prompt(prompt, shares) == wanted for prompt in comparisons.prompts()])
 
 
 def _stored_held_out(folder: Path, split: str | None, dimension: str | None) -> Sequence[Comparison]:

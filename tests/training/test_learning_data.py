@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rewarddance.config.training import DataConfig, ModelConfig, TrainConfig
+from rewarddance.core.types import Media
+from rewarddance.data.comparisons import write_comparisons
+from rewarddance.data.records import ComparisonRecord
+from rewarddance.training.learning_data import comparisons_held_out, comparisons_to_learn
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Sixty comparisons of thirty prompts, all of one split."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    media = (Media(Path("one.png")), Media(Path("one.png")))
+    write_comparisons(
+        tmp_path,
+        (ComparisonRecord(f"{n}", f"prompt {n % 30}", media, "first", split="train") for n in range(60)),
+    )
+    return tmp_path
+
+
+def config(folder: Path, **data: object) -> TrainConfig:
+    return TrainConfig(model=ModelConfig(base="b"), data=DataConfig.model_validate({"train": folder, **data}))
+
+
+def test_a_share_of_the_prompts_is_held_out_whole(folder: Path) -> None:
+    settings = config(folder, held_out_share=0.3)
+    learned, held_out = comparisons_to_learn(settings, None), comparisons_held_out(settings, None)
+    prompts = [{chosen[place].prompt for place in range(len(chosen))} for chosen in (learned, held_out)]
+    assert len(learned) + len(held_out) == 60
+    assert not prompts[0] & prompts[1]
+    assert 2 < len(prompts[1]) < 18  # about nine of thirty
+
+
+def test_nothing_is_held_out_when_the_share_is_zero(folder: Path) -> None:
+    settings = config(folder, held_out_share=0.0)
+    assert len(comparisons_to_learn(settings, None)) == 60
+    assert len(comparisons_held_out(settings, None)) == 0
+
+
+def test_a_named_split_is_held_out_instead_of_a_share(folder: Path) -> None:
+    settings = config(folder, evaluation=folder, evaluation_split="train")
+    assert len(comparisons_to_learn(settings, None)) == 60
+    assert len(comparisons_held_out(settings, None)) == 60
