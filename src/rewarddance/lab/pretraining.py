@@ -49,8 +49,8 @@ class PretrainingSettings:
     """
 
     size: BaseSize
-    vision_items: int = 15_000
-    items: int = 120_000
+    vision_items: int = 40_000
+    items: int = 60_000
     batch_items: int = 48
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
@@ -60,7 +60,7 @@ class PretrainingSettings:
 
 def recipe(size: BaseSize, seed: int = 0) -> PretrainingSettings:
     """The settings that the shipped weights were made with."""
-    items, rate = {"nano": (140_000, 2e-3), "micro": (90_000, 1.5e-3), "small": (60_000, 1e-3)}[size]
+    items, rate = {"nano": (60_000, 2e-3), "micro": (60_000, 1.5e-3), "small": (40_000, 1e-3)}[size]
     return PretrainingSettings(size=size, items=items, learning_rate=rate, seed=seed)
 
 

@@ -1,0 +1,25 @@
+import pytest
+from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+from rewarddance.core.errors import UsageError
+from rewarddance.lab.base_models import lab_base
+from rewarddance.lab.pretraining import examine
+
+
+@pytest.mark.parametrize("size", ["micro", "small"])
+def test_a_shipped_base_knows_which_picture_shows_the_prompt_better(size: str) -> None:
+    folder = lab_base(size)
+    model = InternVLForConditionalGeneration.from_pretrained(folder)
+    marks = examine(model, AutoTokenizer.from_pretrained(folder), items=96, seed=7)
+    assert marks["shows it better"] > 0.9
+    assert marks["quality compared"] > 0.85
+
+
+def test_the_weights_that_ship_are_under_thirty_megabytes() -> None:
+    files = lab_base("small").parent.rglob("*")
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 30e6
+
+
+def test_an_unknown_size_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="small"):
+        lab_base("giant")
