@@ -49,7 +49,7 @@ class LabRun:
     kind: RewardKind
     seed: int
     folder: Path
-    epochs: int = 4
+    epochs: int = 3
     max_comparisons: int | None = None
 
 
