@@ -27,7 +27,7 @@ TEST_SPLITS: tuple[Split, ...] = ("test_in", "test_out")
 SPLIT_NAMES = {"test_in": "in domain", "test_out": "out of domain"}
 MIN_GOLD_DIFFERENCE = 0.1
 
-_LEARNING_RATES: dict[BaseSize, float] = {"nano": 1.5e-3, "micro": 8e-4, "small": 5e-4}
+_LEARNING_RATES: dict[BaseSize, float] = {"nano": 1.5e-3, "micro": 8e-4, "small": 3e-4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class LabRun:
     kind: RewardKind
     seed: int
     folder: Path
-    epochs: int = 3
+    epochs: int = 2
     max_comparisons: int | None = None
 
 
