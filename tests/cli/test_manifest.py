@@ -150,6 +150,22 @@ def test_a_row_that_is_no_request_fails_alone_and_says_why(tmp_path: Path, line:
     assert summary.failed == 1
 
 
+def test_a_row_that_cannot_be_asked_fails_alone(tmp_path: Path):
+    judge = PromptLengthJudge()
+
+    def needs_known_criteria(requests: Sequence[JudgementRequest]) -> list[Judgement]:
+        if any(request.prompt == "bad" for request in requests):
+            raise UsageError("no instruction named 'x'")
+        return judge(requests)
+
+    manifest = open_rows(tmp_path, ["a", "bad", "c"])
+    judge_manifest(lambda: needs_known_criteria, manifest, tmp_path / "out.jsonl", 8)
+
+    written = lines_of(tmp_path / "out.jsonl")
+    assert [row["status"] for row in written] == ["ok", "failed", "ok"]
+    assert "no instruction named 'x'" in str(written[1]["message"])
+
+
 def test_paths_start_at_the_folder_of_the_manifest(tmp_path: Path):
     request = open_rows(tmp_path, ["a"]).request(0)
 

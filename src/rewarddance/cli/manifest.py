@@ -139,9 +139,19 @@ def _judge_batch(judge: Judge, manifest: Manifest, indices: range) -> list[Judge
         except DataError as error:
             judgements[index] = Judgement(status=Status.FAILED, message=str(error))
     if requests:
-        answers = zip(requests.items(), judge(list(requests.values())), strict=True)
+        answers = zip(requests.items(), _answers(judge, list(requests.values())), strict=True)
         judgements |= {index: replace(judgement, id=request.id) for (index, request), judgement in answers}
     return [judgements[index] for index in indices]
+
+
+def _answers(judge: Judge, requests: list[JudgementRequest]) -> list[Judgement]:
+    """One answer a request; a request that cannot be asked (unknown criteria, no reference image) fails alone."""
+    try:
+        return judge(requests)
+    except UsageError as error:
+        if len(requests) == 1:
+            return [Judgement(status=Status.FAILED, message=str(error))]
+        return [answer for request in requests for answer in _answers(judge, [request])]
 
 
 def _append(file: BinaryIO, manifest: Manifest, indices: range, judgements: list[Judgement]) -> None:

@@ -79,6 +79,10 @@ def score(
             trust_remote_code=trust_remote_code,
         )
 
+    if instruction is not None:
+        from rewarddance.rewards.instructions import stored_instruction
+
+        stored_instruction(instruction)  # an unknown name stops the command before a model is loaded
     if prompt is not None and candidate is not None and manifest is None and out is None:
         request = JudgementRequest(prompt, candidate, reference_image, instruction)
         judgement = load().judge([request])[0]
