@@ -21,7 +21,7 @@ from rewarddance.core.seeding import numpy_rng
 TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "camera", "hubble_deep_field", "brick", "grass", "retina", "cell")
 TEST_PHOTOS = ("chelsea", "coins", "gravel", "immunohistochemistry")
 FAULTS = ("jpeg", "blur", "noise")
-CROP = 64  # pixels a side, as stored
+CROP = 32  # pixels a side, as stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def draw_pair(names: tuple[str, ...], rng: np.random.Generator) -> PhotoPair:
     """Two versions of a random crop that differ clearly in the severity of one fault."""
     name = names[rng.integers(len(names))]
     photo = load_photo(name)
-    side = int(rng.integers(CROP, 3 * CROP))
+    side = int(rng.integers(CROP, 4 * CROP))
     left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
     crop = photo.crop((left, top, left + side, top + side)).resize((CROP, CROP), Image.Resampling.BICUBIC)
     fault = FAULTS[rng.integers(len(FAULTS))]
@@ -93,7 +93,7 @@ def spoil_photo(photo: Image.Image, fault: str, severity: float, rng: np.random.
             photo.save(buffer, "JPEG", quality=round(90 * (1 - severity) ** 2 + 2))
             return Image.open(BytesIO(buffer.getvalue())).convert("RGB")
         case "blur":
-            return photo.filter(ImageFilter.GaussianBlur(3 * severity))
+            return photo.filter(ImageFilter.GaussianBlur(1.8 * severity))
         case _:
             pixels = np.asarray(photo, dtype=float) + rng.normal(0, 60 * severity, (CROP, CROP, 3))
             return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
