@@ -6,12 +6,12 @@ from rewarddance.lab.base_models import lab_base
 from rewarddance.lab.pretraining import examine
 
 
-@pytest.mark.parametrize("size", ["micro", "small"])
-def test_a_shipped_base_knows_which_picture_shows_the_prompt_better(size: str) -> None:
+@pytest.mark.parametrize(("size", "least"), [("nano", 0.65), ("micro", 0.9), ("small", 0.9)])
+def test_a_shipped_base_knows_which_picture_shows_the_prompt_better(size: str, least: float) -> None:
     folder = lab_base(size)
     model = InternVLForConditionalGeneration.from_pretrained(folder)
     marks = examine(model, AutoTokenizer.from_pretrained(folder), items=96, seed=7)
-    assert marks["shows it better"] > 0.9
+    assert marks["shows it better"] > least
     assert marks["quality compared"] > 0.85
 
 
