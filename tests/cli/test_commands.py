@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rewarddance.cli.main import main
+from tests.cli.command_line import error_of, run
 from tests.tiny_models import save_tiny_model
 
 PAIRS = 12
@@ -22,10 +22,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("import", "hpdv3", folder / "published", "--out", folder / "data") == 0
     assert run("train", write_config(folder), "--set", "epochs=1", "--out", folder / "run") == 0
     return folder
-
-
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
 
 
 def write_hpdv3(folder: Path) -> None:
@@ -59,17 +55,6 @@ def output_of(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0)
     capsys.readouterr()
     assert run(*words) == code
     return capsys.readouterr().out
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *words: object, code: int) -> str:
-    """The single line that a failing command writes."""
-    capsys.readouterr()
-    assert run(*words) == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 def test_a_run_directory_is_complete(workplace: Path):

@@ -17,7 +17,7 @@ from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
 from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
-from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, LabRun, learn, measure
+from rewarddance.lab.learning import LabRun, clear_gold, learn, measure
 from rewarddance.reports.html_page import write_page
 from rewarddance.reports.run_files import read_run
 from rewarddance.reports.run_report import run_page
@@ -80,7 +80,7 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
 
 def figures(group: GroupReport) -> dict[str, float | None]:
     """The headline of one split: accuracy against gold that differs clearly, and what the order does."""
-    clear = next(part for part in group.gold if part.min_difference == MIN_GOLD_DIFFERENCE)
+    clear = clear_gold(group)
     one_order, inconsistent = clear.accuracy_mean_orders, clear.share_inconsistent
     return {
         "gold_accuracy": clear.accuracy.estimate,

@@ -14,7 +14,7 @@ from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
 from rewarddance.evaluation.judgement_rows import ROWS_NAME
 from rewarddance.evaluation.preference_accuracy import evaluate
-from rewarddance.evaluation.preference_report import PreferenceReport
+from rewarddance.evaluation.preference_report import GoldReport, GroupReport, PreferenceReport
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.comparisons import LabData, Split
 from rewarddance.rewards.folder import RECORD_NAME
@@ -78,6 +78,11 @@ def learn(run: LabRun, data: LabData, on_step: Callable[[StepReport], None] | No
     model = new_reward_model(run.base, run.kind, seed=run.seed, instruction="none")
     train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
     return model
+
+
+def clear_gold(group: GroupReport) -> GoldReport:
+    """The figures on comparisons whose gold differs clearly: what the lab reports."""
+    return next(part for part in group.gold if part.min_difference == MIN_GOLD_DIFFERENCE)
 
 
 def model_digest(folder: Path) -> str:

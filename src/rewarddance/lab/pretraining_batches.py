@@ -81,12 +81,12 @@ def _lay_out(item: Item, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int],
     picture = "<img>" + "<IMG_CONTEXT>" * IMAGE_TOKENS + "</img>"
     prefix = f"<|im_start|>user\n{HEAD}{item.prompt.text}\nImage 1: {picture}\nImage 2: {picture}"
     ids = tokenizer.encode(prefix)
-    positions, blocks, following = list(range(len(ids))), [0] * len(ids), [-100] * len(ids)
+    start = len(ids)
+    positions, blocks, following = list(range(start)), [0] * start, [-100] * start
     for number, lesson in enumerate(item.lessons, start=1):
         asked = tokenizer.encode(f"\n{lesson.question}<|im_end|>\n<|im_start|>assistant\n")
         answer = [*tokenizer.encode(lesson.answer), tokenizer.eos_token_id]
         branch = asked + answer[:-1]
-        start = len([block for block in blocks if block == 0])
         ids += branch
         positions += range(start, start + len(branch))
         blocks += [number] * len(branch)

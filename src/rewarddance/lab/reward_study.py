@@ -23,7 +23,7 @@ from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.preference_report import GroupReport
 from rewarddance.lab.base_models import SHAPES, BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
-from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
+from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, clear_gold, learn, measure
 from rewarddance.rewards.protocol import RewardKind
 
 StudyName = Literal["paradigms", "learning_curve"]
@@ -114,7 +114,7 @@ def run_study(
 
 def figures(group: GroupReport) -> dict[str, Any]:
     """What a study keeps of one split: accuracy against gold where it differs clearly, and order dependence."""
-    clear = next(part for part in group.gold if part.min_difference == MIN_GOLD_DIFFERENCE)
+    clear = clear_gold(group)
     orders, calibration = group.orders, group.calibration
     return {
         "n": clear.n,
