@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import transformers
 import trl
 from PIL import Image
 
+from benchmarks.wide_vocabulary import widened
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.backbones.internvl import CHAT_TEMPLATE, IMAGE_END_TOKEN, IMAGE_START_TOKEN, IMAGE_TOKEN
@@ -163,15 +163,6 @@ def theirs(
         raise SystemExit("the baseline computes its activations twice; the comparison would not be fair")
     trainer.train()
     return watch
-
-
-def widened(base: Path, folder: Path, vocabulary: int) -> Path:
-    """The same model with a wider vocabulary head; real ones have 150,000 rows, the tests' tokenizer a few hundred."""
-    shutil.copytree(base, folder)
-    model = transformers.InternVLForConditionalGeneration.from_pretrained(base)
-    model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    model.save_pretrained(folder)
-    return folder
 
 
 def measure(base: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:

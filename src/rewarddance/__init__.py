@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Media, Ranking, Status
+    from rewarddance.generators.loading import load_generator
     from rewarddance.lab.base_models import lab_base
     from rewarddance.rewards.loading import load_reward_model
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Ranking": "rewarddance.core.types",
     "Status": "rewarddance.core.types",
     "lab_base": "rewarddance.lab.base_models",
+    "load_generator": "rewarddance.generators.loading",
     "load_reward_model": "rewarddance.rewards.loading",
 }
 
@@ -33,6 +35,7 @@ __all__ = [
     "Status",
     "__version__",
     "lab_base",
+    "load_generator",
     "load_reward_model",
 ]
 

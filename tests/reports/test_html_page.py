@@ -137,6 +137,11 @@ def test_negative_numbers_have_a_minus_sign_and_counts_have_spaces() -> None:
     assert {"\u22121.5", "12\u202f345"} <= set(parsed(page_of(table)).text)
 
 
+def test_a_number_that_rounds_to_zero_has_no_sign() -> None:
+    table = Table((Column("a"),), ((-0.0002,),))
+    assert "0.000" in parsed(page_of(table)).text
+
+
 @pytest.mark.parametrize(("best", "expected"), [("highest", "0.300"), ("lowest", "0.100")])
 def test_the_best_of_a_column_is_bold(best: str, expected: str) -> None:
     table = Table((Column("a", best=best),), ((0.1,), (0.3,), (0.2,), (None,)))

@@ -9,8 +9,6 @@ from rewarddance.cli.progress import progress
 
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
 
-Size = Literal["nano", "micro", "small"]
-
 
 @lab_app.command("draw")
 def draw(
@@ -46,22 +44,29 @@ def photos(
 
 @lab_app.command("pretrain")
 def pretrain(
-    size: Annotated[Size, typer.Argument(metavar="SIZE", help="nano, micro or small.")],
+    name: Annotated[
+        Literal["nano", "micro", "small", "drawn"],
+        typer.Argument(metavar="NAME", help="nano, micro or small; drawn, the generator."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for log, checkpoint and model; continued if it exists.")],
     items: Annotated[
-        int | None, typer.Option(min=1, help="Items to see; the recorded recipe if left out.", show_default=False)
+        int | None,
+        typer.Option(min=64, help="Items or pictures to see; the recorded recipe if left out.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides weights and data.")] = 0,
 ) -> None:
-    """Make a base model by the recorded recipe; hours on two cores, resumable."""
+    """Make a base model (hours on two cores) or the generator (minutes) by the recorded recipe; resumable."""
     from dataclasses import replace
 
+    if name == "drawn":
+        _pretrain_generator(out, items, seed)
+        return
     from rewarddance.lab.pretraining import pretrain as run
     from rewarddance.lab.pretraining import recipe
 
-    recorded = recipe(size, seed)
+    recorded = recipe(name, seed)
     settings = recorded if items is None else replace(recorded, items=items)
-    with progress(f"pretraining {size}", settings.items) as show:
+    with progress(f"pretraining {name}", settings.items) as show:
         print(run(settings, out, show))
 
 
@@ -83,3 +88,14 @@ def study(
         rows = run_study(STUDIES[name], settings, show)
     write_results(results / f"{name}.json", name, settings, rows)
     print(markdown_table(rows))
+
+
+def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:
+    from dataclasses import replace
+
+    from rewarddance.lab.generator_pretraining import GeneratorRecipe, pretrain_generator
+
+    recorded = GeneratorRecipe(seed=seed)
+    recipe = recorded if pictures is None else replace(recorded, pictures=pictures)
+    with progress("pretraining the generator", recipe.pictures) as show:
+        print(pretrain_generator(recipe, out, show))

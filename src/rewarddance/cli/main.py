@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from rewarddance import __version__
+from rewarddance.cli.align import align
 from rewarddance.cli.compare import compare
 from rewarddance.cli.config import config_app
 from rewarddance.cli.demo import demo
 from rewarddance.cli.evaluate import evaluate
 from rewarddance.cli.import_data import import_data
 from rewarddance.cli.lab import lab_app
+from rewarddance.cli.references import references
 from rewarddance.cli.report import report
 from rewarddance.cli.score import score
 from rewarddance.cli.train import train
@@ -39,6 +41,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(score)
 app.command()(compare)
+app.command()(references)
+app.command()(align)
 app.command()(report)
 app.add_typer(lab_app, name="lab")
 app.add_typer(config_app, name="config")

@@ -11,6 +11,8 @@ LAB_PREFIX = "lab:"
 # The record of a saved reward model holds the hash of every other file of its folder.
 _RECORD = "rewarddance.json"
 
+_SAMPLED_BYTES = 1 << 20
+
 
 def model_location(name: str) -> str:
     """The folder or hub id that a name stands for.
@@ -26,6 +28,37 @@ def model_location(name: str) -> str:
     from rewarddance.lab.base_models import lab_base
 
     return str(lab_base(name.removeprefix(LAB_PREFIX)))
+
+
+def generator_location(name: str) -> str:
+    """The folder or hub id that a generator's name stands for.
+
+    Args:
+        name: A folder, a hub id, or `lab:drawn` for the generator that ships with the package.
+
+    Raises:
+        UsageError: The lab has no such generator.
+    """
+    if not name.startswith(LAB_PREFIX):
+        return name
+    from rewarddance.lab.generator_weights import lab_generator
+
+    return str(lab_generator(name.removeprefix(LAB_PREFIX)))
+
+
+def generator_fingerprint(location: str, revision: str | None) -> str:
+    """What tells the pictures of one generator from those of another.
+
+    Args:
+        location: Folder or hub id. A folder is known by its files' names, sizes, beginnings and ends: a generator has
+            tens of gigabytes, and weights that were trained differ everywhere.
+        revision: Revision of a hub id.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return hashlib.sha256(json.dumps([location, revision]).encode()).hexdigest()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(json.dumps([_sampled(path, folder) for path in files]).encode()).hexdigest()
 
 
 def model_fingerprint(location: str, adapter: str | None, revision: str | None, kind: str | None) -> str:
@@ -48,3 +81,12 @@ def _content(name: str) -> str | list[str]:
     record = folder / _RECORD
     files = [record] if record.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     return [f"{path.relative_to(folder)} {sha256_of(path)}" for path in files]
+
+
+def _sampled(path: Path, folder: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_SAMPLED_BYTES))
+        file.seek(max(0, size - _SAMPLED_BYTES))
+        digest.update(file.read())
+    return f"{path.relative_to(folder)} {size} {digest.hexdigest()}"

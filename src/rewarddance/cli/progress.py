@@ -17,6 +17,13 @@ def hide_transformers_bars() -> None:
     logging.set_tqdm_hook(lambda _, arguments, options: nothing(*arguments, **options))
 
 
+def hide_diffusers_bars() -> None:
+    """The same for the bar that diffusers draws while it reads a pipeline's parts."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr.

@@ -14,7 +14,7 @@ REPORT_NAME = "report.html"
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", exists=True, file_okay=False, help="Folders of training runs or evaluations."),
+        typer.Argument(metavar="RUN...", exists=True, file_okay=False, help="Folders of runs or evaluations."),
     ],
     out: Annotated[
         Path | None,

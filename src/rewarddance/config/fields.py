@@ -1,7 +1,7 @@
 """A schema as a list of fields: for `config show`, for the documentation, and to find what a typo meant."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -48,20 +48,72 @@ def closest_path(model_cls: type[BaseModel], dotted: str) -> str | None:
     return next(iter(get_close_matches(dotted, paths, n=1, cutoff=0.7)), None)
 
 
+def path_of(model_cls: type[BaseModel], location: Sequence[str | int]) -> str:
+    """Dotted path of a place that pydantic names, without the word with which it says which kind of block it tried."""
+    words: list[str] = []
+    block: type[BaseModel] | None = model_cls
+    rest = list(location)
+    while rest:
+        part = rest.pop(0)
+        words.append(str(part))
+        info = None if block is None else block.model_fields.get(str(part))
+        if info is None:
+            continue
+        options = _blocks(info.annotation)
+        if info.discriminator is not None and rest:
+            tag = rest.pop(0)
+            options = tuple(option for option in options if tag in _kinds(option, str(info.discriminator)))
+        block = options[0] if options else None
+    return ".".join(words)
+
+
 def _walk(model_cls: type[BaseModel], prefix: str) -> Iterator[FieldDescription]:
     for name, info in model_cls.model_fields.items():
         path = f"{prefix}{name}"
-        block = _block(info.annotation)
-        if block is None or _is_optional(info.annotation):
-            kind = _type_in_words(info.annotation) if block is None else "block or null"
-            yield FieldDescription(path, kind, _default_in_words(info), " ".join((info.description or "").split()))
-        if block is not None:
-            yield from _walk(block, f"{path}.")
+        blocks = _blocks(info.annotation)
+        is_list = get_origin(info.annotation) is tuple
+        if not blocks or _is_optional(info.annotation):
+            kind = "block or null" if blocks else _type_in_words(info.annotation)
+            default = _default_in_words(info)
+            if blocks and default != "null" and default is not None:
+                default = "block"
+            yield FieldDescription(path, kind, default, _one_line(info))
+        if len(blocks) > 1:
+            yield from _walk_kinds(blocks, str(info.discriminator), info.get_default(), f"{path}.")
+        elif blocks:
+            yield from _walk(blocks[0], f"{path}[]." if is_list else f"{path}.")
 
 
-def _block(annotation: object) -> type[BaseModel] | None:
+def _walk_kinds(
+    blocks: Sequence[type[BaseModel]], discriminator: str, default: object, prefix: str
+) -> Iterator[FieldDescription]:
+    """Keys of a block that comes in several kinds, each key with the kinds that have it."""
+    names = [name for block in blocks for name in _kinds(block, discriminator)]
+    chosen = str(getattr(default, discriminator))
+    meaning = " ".join(
+        f"`{name}`: {_one_line(b.model_fields[discriminator])}" for name, b in zip(names, blocks, strict=True)
+    )
+    yield FieldDescription(f"{prefix}{discriminator}", " or ".join(f"`{name}`" for name in names), chosen, meaning)
+    owners: dict[FieldDescription, list[str]] = {}
+    for name, block in zip(names, blocks, strict=True):
+        for field in _walk(block, prefix):
+            if field.path != f"{prefix}{discriminator}":
+                owners.setdefault(field, []).append(name)
+    for field, kinds in owners.items():
+        yield replace(field, meaning=f"For {', '.join(f'`{kind}`' for kind in kinds)}: {field.meaning}")
+
+
+def _kinds(block: type[BaseModel], discriminator: str) -> tuple[str, ...]:
+    return tuple(str(value) for value in get_args(block.model_fields[discriminator].annotation))
+
+
+def _one_line(info: FieldInfo) -> str:
+    return " ".join((info.description or "").split())
+
+
+def _blocks(annotation: object) -> tuple[type[BaseModel], ...]:
     options = (annotation, *get_args(annotation))
-    return next((kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return tuple(kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _is_optional(annotation: object) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from rewarddance.config.fields import closest_path
+from rewarddance.config.fields import closest_path, path_of
 from rewarddance.core.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -19,6 +19,7 @@ Tree = dict[str, object]
 
 _UNKNOWN_KEY = "extra_forbidden"
 _MISSING_KEY = "missing"
+_NO_KIND, _UNKNOWN_KIND = "union_tag_not_found", "union_tag_invalid"
 
 
 def load_config(model_cls: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -113,14 +114,25 @@ def _one_line(model_cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def _sentence(model_cls: type[BaseModel], problem: ErrorDetails) -> str:
-    dotted = ".".join(str(part) for part in problem["loc"])
+    dotted = path_of(model_cls, problem["loc"])
     if problem["type"] == _UNKNOWN_KEY:
         nearest = closest_path(model_cls, dotted)
         advice = f"did you mean {nearest!r}?" if nearest else "`rewarddance config show` lists the keys"
         return f"unknown key {dotted!r}; {advice}"
     if problem["type"] == _MISSING_KEY:
         return f"{dotted!r} is missing; add it, or give --set {dotted}=VALUE"
+    if problem["type"] in (_NO_KIND, _UNKNOWN_KIND):
+        return _sentence_on_kind(dotted, problem)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted!r} cannot be {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _sentence_on_kind(dotted: str, problem: ErrorDetails) -> str:
+    """A block that comes in several kinds, such as `method`, does not say which one it is, or names none."""
+    details = problem["ctx"]
+    name = f"{dotted}.{str(details['discriminator']).strip(chr(39))}"
+    if problem["type"] == _NO_KIND:
+        return f"{name!r} is missing; add it, or give --set {name}=VALUE"
+    return f"{name!r} cannot be {details['tag']!r}; choose from {details['expected_tags']}"

@@ -40,3 +40,10 @@ class CheckpointError(RewardDanceError, RuntimeError):
 
 class NonFiniteError(RewardDanceError, ArithmeticError):
     """A loss, reward or gradient that is not finite; names the records of the batch."""
+
+
+class RewardError(RewardDanceError, RuntimeError):
+    """A reward that gave no usable number in any of its tries; names the reward and the cause.
+
+    Nothing was put in its place: the run stops before the step counts, and can be resumed.
+    """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewarddance.config.training import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rewarddance.core.errors import RewardDanceError
 from rewarddance.core.files import sha256_of
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
@@ -27,7 +28,7 @@ TEST_SPLITS: tuple[Split, ...] = ("test_in", "test_out")
 SPLIT_NAMES = {"test_in": "in domain", "test_out": "out of domain"}
 MIN_GOLD_DIFFERENCE = 0.1
 
-_LEARNING_RATES: dict[BaseSize, float] = {"nano": 1.5e-3, "micro": 8e-4, "small": 3e-4}
+_LEARNING_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,19 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
 
 
 def learn(run: LabRun, data: LabData, on_step: Callable[[StepReport], None] | None = None) -> RewardModel:
-    """Train, or continue, or load what is finished already; returns the best model."""
+    """Train, or continue, or load what is finished already; returns the best model.
+
+    Raises:
+        RewardDanceError: SIGTERM came first; nothing is to be measured on half a model.
+    """
     finished = run.folder / "model"
     if (finished / RECORD_NAME).is_file():
         return load_reward_model(finished)
     config = training_config(run, data)
     model = new_reward_model(run.base, run.kind, seed=run.seed, instruction="none")
-    train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
+    result = train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
+    if not result.is_finished:
+        raise RewardDanceError(f"{run.folder} was stopped before its end; the same command again continues it")
     return model
 
 

@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
@@ -29,6 +27,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.lab.base_models import BaseSize, new_base, new_tokenizer, save_base
 from rewarddance.lab.pretraining_batches import ItemBatch, collate_items
+from rewarddance.lab.pretraining_checkpoint import read_pretraining, write_pretraining
 from rewarddance.lab.pretraining_questions import QUALITIES, corpus, draw_item
 from rewarddance.lab.prompts import COLOURS, SHAPES
 
@@ -186,7 +185,7 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     alone = settings.vision_items // settings.batch_items
     total = alone + settings.items // settings.batch_items
-    done = _resume(folder, model, heads, optimizer)
+    done = read_pretraining(folder, {"model": model, "heads": heads}, optimizer)
     started, recent = time.perf_counter(), dict[str, float]()
     for step, batch in _batches(settings, tokenizer, range(done, total)):
         phase, of = (step, alone) if step < alone else (step - alone, total - alone)
@@ -211,7 +210,7 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
             with (folder / "metrics.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
         if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            _checkpoint(folder, model, heads, optimizer, step + 1)
+            write_pretraining(folder, {"model": model, "heads": heads}, optimizer, step + 1)
     record = {"settings": asdict(settings), "losses": recent, "exam": examine(model, tokenizer)}
     save_base(model, tokenizer, folder / "model", record)
     return folder / "model"
@@ -229,32 +228,3 @@ def _schedule(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _checkpoint(folder: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {f"model.{name}": value for name, value in model.named_parameters()}
-    state |= {f"heads.{name}": value for name, value in heads.named_parameters()}
-    slots = optimizer.state_dict()["state"]
-    state |= {f"optimizer.{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
-    tensors = {name: value.detach().contiguous() for name, value in state.items()}
-    save_file(tensors, folder / "checkpoint.tmp", {"step": str(step)})
-    (folder / "checkpoint.tmp").replace(folder / "checkpoint.safetensors")
-
-
-def _resume(folder: Path, model: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return 0
-    state = load_file(path)
-    with torch.no_grad():
-        for owner, module in (("model", model), ("heads", heads)):
-            for name, parameter in module.named_parameters():
-                parameter.copy_(state[f"{owner}.{name}"])
-    packed = optimizer.state_dict()
-    for name, value in state.items():
-        if name.startswith("optimizer."):
-            _, index, slot = name.split(".")
-            packed["state"].setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict(packed)
-    with safe_open(path, "pt") as opened:
-        return int(opened.metadata()["step"])

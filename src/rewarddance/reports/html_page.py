@@ -1,6 +1,7 @@
 """A page as one HTML file. Every text is escaped, and a content policy forbids scripts and outside addresses."""
 
 import re
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,9 +19,13 @@ from rewarddance.reports.sections import (
     Estimate,
     Figure,
     Figures,
+    Finding,
     IntervalChart,
     LineChart,
     Page,
+    PictureRow,
+    PictureSheet,
+    PictureSheets,
     Score,
     Section,
     Strip,
@@ -28,7 +33,9 @@ from rewarddance.reports.sections import (
     StripItem,
     Table,
     Text,
+    Timeline,
 )
+from rewarddance.reports.timeline import draw_timeline
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -70,18 +77,26 @@ def _section(section: Section) -> str:
 def _block(block: Block) -> str:
     match block:
         case Figures():
-            return f'<div class="figures">{"".join(map(_figure, block.figures))}</div>'
+            html = f'<div class="figures">{"".join(map(_figure, block.figures))}</div>'
         case Table():
-            return _table(block)
+            html = _table(block)
         case LineChart() | IntervalChart():
-            return _chart(block)
+            html = _chart(block)
         case Charts():
-            return f'<div class="charts">{"".join(map(_chart, block.charts))}</div>'
+            html = f'<div class="charts">{"".join(map(_chart, block.charts))}</div>'
         case Strip():
-            items = "".join(map(_strip_item, block.items))
-            return f'<h3>{escape(block.title)}</h3>{_caption(block.caption)}<div class="strip">{items}</div>'
+            html = _titled(block.title, block.caption, "strip", map(_strip_item, block.items))
+        case PictureSheets():
+            html = _titled(block.title, block.caption, "sheets", map(_sheet, block.sheets))
+        case Timeline():
+            html = _timeline(block)
         case Text():
-            return _text(block)
+            html = _text(block)
+    return html
+
+
+def _titled(title: str, caption: str, kind: str, items: Iterable[str]) -> str:
+    return f'<h3>{escape(title)}</h3>{_caption(caption)}<div class="{kind}">{"".join(items)}</div>'
 
 
 def _figure(figure: Figure) -> str:
@@ -171,6 +186,38 @@ def _score(score: Score) -> str:
     dot = f'<i class="track"><i class="dot" style="left:{100 * score.value:.1f}%"></i></i>'
     text = f'<i class="value">{decimal(score.value, 2)}</i><i class="verdict" title="{verdict[0]}">{verdict[1]}</i>'
     return f'<div class="score {verdict[0]}"><b>{escape(score.name)}</b>{dot}{text}</div>'
+
+
+def _timeline(block: Timeline) -> str:
+    findings = "".join(map(_finding, block.findings))
+    return (
+        f'<figure class="timeline"><h3>{escape(block.title)}</h3>{draw_timeline(block)}{_caption(block.caption)}'
+        f"{f'<ol>{findings}</ol>' if findings else ''}</figure>"
+    )
+
+
+def _finding(finding: Finding) -> str:
+    action = f'<div class="action">{escape(finding.action)}</div>' if finding.action else ""
+    return (
+        f'<li class="{finding.state}"><div class="when">{escape(finding.label)}</div><div class="state">{finding.state}'
+        f"</div><div>{escape(finding.reason)}{action}</div></li>"
+    )
+
+
+def _sheet(sheet: PictureSheet) -> str:
+    heads = "".join(f"<th>{escape(column)}</th>" for column in ("", *sheet.columns))
+    rows = "".join(map(_picture_row, sheet.rows))
+    prompt = f'<div class="prompt">{escape(sheet.prompt)}</div>' if sheet.prompt else ""
+    return f'<div class="item sheet">{prompt}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _picture_row(row: PictureRow) -> str:
+    cells = []
+    for image in row.images:
+        address = None if image is None else picture_uri(image)
+        missing = '<div class="missing"></div>' if image is None else '<div class="missing">unreadable</div>'
+        cells.append(f'<td><img src="{address}" alt="{escape(row.label)}"></td>' if address else f"<td>{missing}</td>")
+    return f"<tr><th>{escape(row.label)}</th>{''.join(cells)}</tr>"
 
 
 def _text(block: Text) -> str:

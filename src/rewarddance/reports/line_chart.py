@@ -37,8 +37,8 @@ def draw_line_chart(chart: LineChart) -> str:
     right = _WIDTH - 14 - (max(map(text_width, names)) + 8 if len(names) > 1 else 0)
     lines = [_thinned(series) for series in chart.series]
     x_scale = Scale(*_x_range(chart, lines), _LEFT, right)
-    y_scale = Scale(*_y_range(chart, lines), _BOTTOM, _TOP)
-    parts = [_grid(chart, x_scale, y_scale), _comparisons(chart, x_scale, y_scale)]
+    y_scale = Scale(*_y_range(chart, lines), _BOTTOM, _TOP + _LABEL_HEIGHT * len(chart.events))
+    parts = [_grid(chart, x_scale, y_scale), _comparisons(chart, x_scale, y_scale), _events(chart, x_scale)]
     for number, (series, points) in enumerate(zip(chart.series, lines, strict=True)):
         parts.append(_line(series, points, COLOURS[number % len(COLOURS)], x_scale, y_scale))
     if len(names) > 1:
@@ -112,6 +112,17 @@ def _comparisons(chart: LineChart, x_scale: Scale, y_scale: Scale) -> str:
         parts.append(element("line", class_="guide", **ends))
         at = low + 0.3 * (high - low)  # a judge that is too sure leaves the space below free on this side
         parts.append(label(chart.diagonal_label, x_scale(at) + 10, y_scale(at) + 14, class_="tick halo"))
+    return "".join(parts)
+
+
+def _events(chart: LineChart, x_scale: Scale) -> str:
+    """Lines from the axis up to their names, which stand one below the other above the curves."""
+    parts = []
+    for number, event in enumerate(chart.events):
+        x, is_left = x_scale(event.value), event.value < (x_scale.low + x_scale.high) / 2
+        top, beside = _TOP + _LABEL_HEIGHT * number, x + 5 if is_left else x - 5
+        parts.append(element("line", x1=x, x2=x, y1=top - 9, y2=_BOTTOM, class_="guide"))
+        parts.append(label(event.label, beside, top, class_="tick halo", text_anchor="start" if is_left else "end"))
     return "".join(parts)
 
 

@@ -12,7 +12,8 @@ def decimal(value: float | None, decimals: int = 3) -> str:
     """A number with a fixed number of digits after the point, a true minus sign, and a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
-    return _signed(f"{value:,.{decimals}f}")
+    text = f"{value:,.{decimals}f}"
+    return _signed(text.removeprefix("-") if float(text.replace(",", "")) == 0 else text)
 
 
 def p_value(value: float) -> str:

@@ -1,6 +1,5 @@
 """What a run left behind, read back; whatever is missing is empty."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 from rewarddance.core.errors import DataError
 from rewarddance.evaluation.evaluation_file import EVALUATION_NAME
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, JudgementRow, read_rows
+from rewarddance.reports.alignment_files import AlignmentFiles, read_alignment
+from rewarddance.reports.json_files import read_json, read_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class RunFiles:
         name: The folder's name.
         config: `config.yaml` as text.
         environment: `environment.json`.
-        metrics: Lines of `metrics.jsonl`.
+        metrics: Lines of `metrics.jsonl`; values inside values are named `outer/inner`.
         evaluations: Those in the folder and in the folders directly below it.
+        alignment: What `rewarddance align` adds; None for another kind of run.
     """
 
     name: str
@@ -49,6 +51,7 @@ class RunFiles:
     environment: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
     evaluations: tuple[StoredEvaluation, ...]
+    alignment: AlignmentFiles | None = None
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -65,11 +68,12 @@ def read_run(folder: Path) -> RunFiles:
     run = RunFiles(
         name=folder.resolve().name,
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
-        environment=_json(environment) if environment.is_file() else {},
-        metrics=_metrics(folder / "metrics.jsonl"),
+        environment=read_json(environment) if environment.is_file() else {},
+        metrics=tuple(map(_flat, read_json_lines(folder / "metrics.jsonl"))),
         evaluations=tuple(_evaluation(place, folder) for place in places if (place / EVALUATION_NAME).is_file()),
+        alignment=read_alignment(folder),
     )
-    if not (run.config or run.metrics or run.evaluations):
+    if not (run.config or run.metrics or run.evaluations or run.alignment):
         raise DataError(
             f"{folder} holds no run: no config.yaml, metrics.jsonl or {EVALUATION_NAME}. Give a run's folder."
         )
@@ -77,32 +81,15 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _evaluation(place: Path, run_folder: Path) -> StoredEvaluation:
-    content = _json(place / EVALUATION_NAME)
+    content = read_json(place / EVALUATION_NAME)
     if not isinstance(content.get("report"), dict):
         raise DataError(f"{place / EVALUATION_NAME} holds no report. Evaluate again.")
     name = str(content.get("name") or run_folder.resolve().name)
     return StoredEvaluation(name=name, content=content, rows=tuple(read_rows(place / ROWS_NAME)))
 
 
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}. Restore it, or leave this run out.") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} does not hold named values. Restore it, or leave this run out.")
-    return content
-
-
-def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    lines, rows = path.read_text(encoding="utf-8").splitlines(), []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):  # the run is being written, or was killed
-                break
-            raise DataError(f"{path}, line {number}, is not JSON. Restore it, or leave this run out.") from error
-    return tuple(rows)
+def _flat(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        flat |= {f"{key}/{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import UsageError
+from rewarddance.reports.alignment_sections import alignment_figures, alignment_sections
 from rewarddance.reports.evaluation_sections import (
     accuracy_section,
     calibration_section,
@@ -16,7 +17,7 @@ from rewarddance.reports.html_page import write_page
 from rewarddance.reports.judged_strips import strips_section
 from rewarddance.reports.run_files import RunFiles, StoredEvaluation, read_run
 from rewarddance.reports.sections import Block, Column, Page, Section, Table, Text
-from rewarddance.reports.training_curves import training_figures, training_section
+from rewarddance.reports.training_curves import alignment_training_section, training_figures, training_section
 
 
 def report_run(run_folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
@@ -24,7 +25,7 @@ def report_run(run_folders: Sequence[Path], out: Path, title: str | None = None)
 
     Args:
         run_folders: Each holds some of config.yaml, environment.json, metrics.jsonl and evaluation.json;
-            evaluations may also stand in folders directly below.
+            evaluations may also stand in folders directly below. Alignment runs have evaluations.jsonl and samples/.
         out: The HTML file.
         title: The page's title; None makes one of the names.
 
@@ -55,21 +56,32 @@ def run_page(runs: Sequence[RunFiles], title: str | None = None, extra: Sequence
     evaluations = _named_apart([evaluation for run in runs for evaluation in run.evaluations])
     sections = (
         key_figures(evaluations) or training_figures(runs),
+        alignment_figures(runs),
+        *alignment_sections(runs),
         accuracy_section(evaluations),
         position_section(evaluations),
         calibration_section(evaluations),
         strips_section(evaluations),
         training_section(runs),
+        alignment_training_section(runs),
         *extra,
         environment_section(runs),
     )
     names = ", ".join(run.name for run in runs)
     return Page(
         title=title or f"Run {names}" if len(runs) == 1 else title or f"Runs {names}",
-        subtitle="How well it judges, how far to trust it, and how it was made.",
+        subtitle=_subtitle(runs),
         facts=_facts(runs, evaluations),
         sections=tuple(section for section in sections if section is not None),
     )
+
+
+def _subtitle(runs: Sequence[RunFiles]) -> str:
+    if all(run.alignment for run in runs):
+        return "What following the reward did to the pictures, and whether the reward was hacked."
+    if any(run.alignment for run in runs):
+        return "How well the reward judges, what following it did to the pictures, and how everything was made."
+    return "How well it judges, how far to trust it, and how it was made."
 
 
 def environment_section(runs: Sequence[RunFiles]) -> Section | None:

@@ -118,6 +118,7 @@ class LineChart:
         guide: A horizontal line to compare with.
         diagonal_label: Draws the line y = x under this name, as in a reliability diagram.
         caption: How to read it.
+        events: Vertical lines at values of x where something happened.
     """
 
     title: str
@@ -129,6 +130,7 @@ class LineChart:
     guide: Guide | None = None
     diagonal_label: str | None = None
     caption: str = ""
+    events: tuple[Guide, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,86 @@ class Strip:
     caption: str = ""
 
 
+State = Literal["healthy", "warning", "hacking", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found at one moment.
+
+    Attributes:
+        x: The moment.
+        state: Decides the colour.
+        action: What was done about it, in a word or two; empty for nothing.
+    """
+
+    x: float
+    state: State
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineRow:
+    """Verdicts on one run, in order of x."""
+
+    label: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A stretch of the same state, in words.
+
+    Attributes:
+        label: When, and of which run where there are several.
+        state: Decides the colour.
+        reason: Why, in a sentence.
+        action: What was done about it; empty for nothing.
+    """
+
+    label: str
+    state: State
+    reason: str
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """States over time as a coloured band, and the reasons in words below it."""
+
+    title: str
+    x_label: str
+    rows: tuple[TimelineRow, ...]
+    findings: tuple[Finding, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow:
+    """Pictures of one moment, one a column; None where there is none."""
+
+    label: str
+    images: tuple[MediaSource | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSheet:
+    """Pictures of one prompt: a row for each moment, a column for each noise."""
+
+    prompt: str
+    columns: tuple[str, ...]
+    rows: tuple[PictureRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSheets:
+    """Sheets side by side where there is room."""
+
+    title: str
+    sheets: tuple[PictureSheet, ...]
+    caption: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Paragraphs, or a block shown letter by letter (a config, a command).
@@ -223,7 +305,7 @@ class Text:
     fold_title: str | None = None
 
 
-Block = Figures | Table | LineChart | IntervalChart | Charts | Strip | Text
+Block = Figures | Table | LineChart | IntervalChart | Charts | Strip | Timeline | PictureSheets | Text
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.core.folder_safety import check_folder_is_safe
 from rewarddance.rewards.answers import resolve_answer_tokens
 from rewarddance.rewards.backbones.loading import load_backbone, resolve_folder
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.folder import RECORD_NAME, MediaSettings, ModelRecord, read_record
-from rewarddance.rewards.folder_safety import check_folder_is_safe
 from rewarddance.rewards.instructions import load_instruction
 from rewarddance.rewards.pairwise import PairwiseModel
 from rewarddance.rewards.pointwise import PointwiseModel

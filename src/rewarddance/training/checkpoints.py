@@ -9,9 +9,10 @@ before it is used. Tensors are safetensors, everything else JSON; nothing can ru
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -29,9 +30,27 @@ _WEIGHTS, _OPTIMIZER, _PROGRESS = "weights.safetensors", "optimizer.safetensors"
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Progress(Protocol):
+    """How far a run has got: a dataclass of JSON values, stored in the checkpoint and read back from it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def optimizer_step(self) -> int:
+        """Updates made so far; names the checkpoint."""
+
+    @property
+    def kept_steps(self) -> Collection[int]:
+        """Steps whose checkpoints stay on disk however old they are."""
+
+
+AnyProgress = TypeVar("AnyProgress", bound=Progress)
+
+
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a run has got.
+    """How far the training of a reward model has got.
 
     Attributes:
         optimizer_step: Updates made so far.
@@ -52,9 +71,14 @@ class RunProgress:
     order_sha256: str = ""
     processes: int = 1
 
+    @property
+    def kept_steps(self) -> Collection[int]:
+        """The best one."""
+        return () if self.best_step is None else (self.best_step,)
+
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Generic[AnyProgress]):
     """A complete checkpoint on disk.
 
     Attributes:
@@ -63,7 +87,7 @@ class Checkpoint:
     """
 
     folder: Path
-    progress: RunProgress
+    progress: AnyProgress
 
     def weights(self) -> dict[str, Tensor]:
         """Everything that training changes, by parameter name, on the CPU."""
@@ -76,12 +100,12 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: Path,
-    progress: RunProgress,
+    progress: AnyProgress,
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     keep: int = 2,
-) -> Checkpoint:
-    """Write a checkpoint as a whole, then remove those that are neither among the newest nor the best.
+) -> Checkpoint[AnyProgress]:
+    """Write a checkpoint as a whole, then remove those that are neither among the newest nor to be kept.
 
     Args:
         folder: The run's `checkpoints/`; made if it is missing.
@@ -112,20 +136,29 @@ def save_checkpoint(
             "earlier checkpoints are intact: make room and resume"
         ) from error
     reached("checkpoint:renamed")
-    _retire(folder, keep, progress.best_step)
+    _retire(folder, keep, progress.kept_steps)
     reached("checkpoint:retired")
     return Checkpoint(final, progress)
 
 
-def latest_complete(folder: Path) -> Checkpoint | None:
+def latest_complete(folder: Path) -> Checkpoint[RunProgress] | None:
+    """The newest checkpoint of a reward model's training; see `newest_complete`."""
+    return newest_complete(folder, RunProgress)
+
+
+def newest_complete(folder: Path, kind: Callable[..., AnyProgress]) -> Checkpoint[AnyProgress] | None:
     """The newest checkpoint whose every file is as it was written; says in one line why a newer one is not used.
+
+    Args:
+        folder: The run's `checkpoints/`.
+        kind: What its progress is.
 
     Raises:
         CheckpointError: There are checkpoints, and not one of them is complete.
     """
     names = _newest_first(folder)
     for path in names:
-        if (checkpoint := _read(path)) is not None:
+        if (checkpoint := _read(path, kind)) is not None:
             return checkpoint
     if names:
         raise CheckpointError(
@@ -134,17 +167,23 @@ def latest_complete(folder: Path) -> Checkpoint | None:
     return None
 
 
-def best_complete(folder: Path) -> Checkpoint | None:
+def complete_at(folder: Path, optimizer_step: int, kind: Callable[..., AnyProgress]) -> Checkpoint[AnyProgress] | None:
+    """The checkpoint of one step; None if it is not there or not complete."""
+    path = folder / f"{_PREFIX}{optimizer_step:08d}"
+    return _read(path, kind) if path.is_dir() else None
+
+
+def best_complete(folder: Path) -> Checkpoint[RunProgress] | None:
     """The complete checkpoint with the highest held-out accuracy, the earliest of equals; None if none was measured."""
     measured = [
         checkpoint
         for path in reversed(_newest_first(folder))
-        if (checkpoint := _read(path)) is not None and checkpoint.progress.accuracy is not None
+        if (checkpoint := _read(path, RunProgress)) is not None and checkpoint.progress.accuracy is not None
     ]
     return max(measured, key=lambda checkpoint: checkpoint.progress.accuracy or 0.0, default=None)
 
 
-def tidy(folder: Path, resumed: Checkpoint | None) -> None:
+def tidy(folder: Path, resumed: Checkpoint[Any] | None) -> None:
     """Clear what a killed process left: half-written folders go, checkpoints newer than the resumed one step aside.
 
     Those are the rejected ones. They keep their files under another name, and no longer count as "newest".
@@ -162,7 +201,7 @@ def tidy(folder: Path, resumed: Checkpoint | None) -> None:
             path.rename(aside)
 
 
-def _write(staged: Path, progress: RunProgress, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+def _write(staged: Path, progress: Progress, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file(dict(weights), staged / _WEIGHTS)
     reached("checkpoint:weights-written")
     safetensors.torch.save_file(dict(optimizer), staged / _OPTIMIZER)
@@ -173,21 +212,23 @@ def _write(staged: Path, progress: RunProgress, weights: Mapping[str, Tensor], o
     reached("checkpoint:manifest-written")
 
 
-def _read(folder: Path) -> Checkpoint | None:
+def _read(folder: Path, kind: Callable[..., AnyProgress]) -> Checkpoint[AnyProgress] | None:
     problems = verify_manifest(folder)
     if problems:
         _log.warning("checkpoint %s is not used: %s", folder, "; ".join(problems))
         return None
-    return Checkpoint(folder, RunProgress(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))))
+    stored = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    return Checkpoint(folder, kind(**stored))
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()), reverse=True)
 
 
-def _retire(folder: Path, keep: int, best_step: int | None) -> None:
+def _retire(folder: Path, keep: int, kept_steps: Collection[int]) -> None:
+    kept = {f"{_PREFIX}{step:08d}" for step in kept_steps}
     for path in _newest_first(folder)[max(keep, 2) :]:
-        if best_step is not None and path.name == f"{_PREFIX}{best_step:08d}":
+        if path.name in kept:
             continue
         # Renamed before it is emptied: a kill in between must not leave a half-deleted checkpoint under a real name.
         leftover = folder / f"{_STAGED_PREFIX}{path.name}"

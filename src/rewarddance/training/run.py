@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.core.files import sync_folder, sync_tree
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.folder import MediaSettings
 from rewarddance.rewards.loading import new_reward_model
@@ -35,7 +33,7 @@ from rewarddance.training.optimizer_state import (
 )
 from rewarddance.training.pause_points import reached
 from rewarddance.training.prepared_batches import prepared_batches
-from rewarddance.training.run_folder import RunFolder
+from rewarddance.training.run_folder import RunFolder, replace_folder
 from rewarddance.training.run_plan import RunPlan
 from rewarddance.training.tracking import write_environment
 from rewarddance.training.trained_parameters import (
@@ -178,10 +176,10 @@ class Run:
         self.model.module.eval()
         if self.adapters is not None:
             if self.is_main:
-                _replace_folder(self.folder.adapter, self.adapters.save)
+                replace_folder(self.folder.adapter, self.adapters.save)
             self.adapters.merge()
         if self.is_main:
-            _replace_folder(self.folder.model, self.model.save)
+            replace_folder(self.folder.model, self.model.save)
         self.learner.wait_for_everyone()
         return self.folder.model
 
@@ -273,15 +271,3 @@ def _restored(folder: RunFolder, model: RewardModel, learner: Learner, beginning
     restore_optimizer(model.module, learner.optimizer, checkpoint.optimizer())
     _log.info("resuming after optimizer step %d from %s", progress.optimizer_step, checkpoint.folder)
     return progress
-
-
-def _replace_folder(final: Path, write: Callable[[Path], None]) -> None:
-    staged = final.with_name(f".staged-{final.name}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    write(staged)
-    sync_tree(staged)
-    reached(f"{final.name}:written")
-    shutil.rmtree(final, ignore_errors=True)
-    staged.rename(final)
-    sync_folder(final.parent)

@@ -1,17 +1,27 @@
 """A run's folder: who may write to it, and what stands where."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from rewarddance.config.loader import dump_config
-from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.core.files import write_text_atomic
+from rewarddance.core.files import sync_folder, sync_tree, write_text_atomic
+from rewarddance.training.pause_points import reached
 
-_FREE_TO_CHANGE = {"out", "keep_checkpoints", "save_every", "data.workers", "model.gradient_checkpointing"}
+_FREE_TO_CHANGE = {
+    "out",
+    "keep_checkpoints",
+    "save_every",
+    "data.workers",
+    "model.gradient_checkpointing",
+    "generator.gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,26 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def generator(self) -> Path:
+        """The finished generator."""
+        return self.path / "generator"
+
+    @property
+    def evaluations(self) -> Path:
+        """One line an evaluation of the policy."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def observations(self) -> Path:
+        """What a guard needs to judge the run again, one line an evaluation."""
+        return self.path / "observations.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures of fixed prompts and noise, a folder a step."""
+        return self.path / "samples"
+
+    @property
     def adapter(self) -> Path:
         """The finished adapters alone, when there are any."""
         return self.path / "adapter"
@@ -54,7 +84,7 @@ class RunFolder:
         """Records of the batch whose loss was not finite; one file a process."""
         return self.path / ("nonfinite_batch.json" if rank == 0 else f"nonfinite_batch_{rank}.json")
 
-    def check(self, config: TrainConfig, resume: bool) -> None:
+    def check(self, config: BaseModel, resume: bool) -> None:
         """Whether a run with this config may write here; writes nothing.
 
         Raises:
@@ -71,10 +101,28 @@ class RunFolder:
                 "give the values of its config.yaml, or another `out`"
             )
 
-    def claim(self, config: TrainConfig) -> None:
+    def claim(self, config: BaseModel) -> None:
         """Make the folder this run's: write the resolved config."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.config, dump_config(config))
+
+
+def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder whole or not at all, in place of one that is there.
+
+    Args:
+        final: The name that it gets once it is complete and on the disk.
+        write: Fills the empty folder that it is given.
+    """
+    staged = final.with_name(f".staged-{final.name}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    write(staged)
+    sync_tree(staged)
+    reached(f"{final.name}:written")
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    sync_folder(final.parent)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

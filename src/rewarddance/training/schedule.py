@@ -27,3 +27,9 @@ def cosine_with_warmup(optimizer_step: int, total_steps: int, warmup_share: floa
         return 0.0
     progress = (optimizer_step - warmup_steps) / (total_steps - warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def constant_with_warmup(optimizer_step: int, total_steps: int, warmup_share: float) -> float:
+    """Factor on the learning rate: the same straight rise, then 1 to the end; arguments as above."""
+    warmup_steps = math.ceil(warmup_share * total_steps)
+    return min(1.0, (optimizer_step + 1) / warmup_steps) if warmup_steps else 1.0

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rewarddance.core.errors import ModelError
-from rewarddance.rewards.folder_safety import check_folder_is_safe
+from rewarddance.core.folder_safety import check_folder_is_safe
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""What `rewarddance align` hands to the trainer, which lies below the lab and cannot look its names up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_location
+from rewarddance.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rewarddance.config.alignment import AlignConfig
+    from rewarddance.generators.protocol import Generator
+    from rewarddance.rewards.protocol import RewardModel
+    from rewarddance.training.alignment_run import RefreshReferences
+    from rewarddance.training.guard_observation import HeldOutJudge
+    from rewarddance.training.reward_signal import RewardSignal
+    from rewarddance.training.workbench import ReferenceLookup
+
+REFERENCES_NAME = "references"
+
+
+@dataclass(frozen=True, slots=True)
+class AlignInputs:
+    """Arguments of the trainer's `align`; None for what it loads itself."""
+
+    generator: "Generator | None" = None
+    reward: "RewardSignal | None" = None
+    judges: "Mapping[str, HeldOutJudge] | None" = None
+    references: "ReferenceLookup | None" = None
+    refresh_references: "RefreshReferences | None" = None
+
+
+def located(config: "AlignConfig") -> "AlignConfig":
+    """The same config with folders in place of the lab's names.
+
+    Raises:
+        UsageError: The lab has no such model.
+    """
+    generator = config.generator.model_copy(update={"path": generator_location(config.generator.path)})
+    rewards = tuple(each.model_copy(update={"model": model_location(each.model)}) for each in config.rewards)
+    judges = tuple(each.model_copy(update={"model": model_location(each.model)}) for each in config.judges)
+    return config.model_copy(update={"generator": generator, "rewards": rewards, "judges": judges})
+
+
+def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
+    """Load what the trainer cannot: models with names of the lab, and a maker of new reference images.
+
+    Args:
+        config: As the user wrote it.
+        resume: Whether the run continues.
+
+    Raises:
+        UsageError: The folder holds a run already, or parts of the config do not fit each other.
+        ModelError: A model cannot be loaded.
+        DataError: A list of prompts, or the references, cannot be used.
+    """
+    models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
+    if not _wants_refresh(config) and not any(name.startswith(LAB_PREFIX) for name in (config.generator.path, *models)):
+        return AlignInputs()
+    from rewarddance.training import alignment_inputs as load
+    from rewarddance.training.run_folder import RunFolder
+
+    # What is quick to check comes before what is slow to load.
+    RunFolder(config.out).check(config, resume)
+    found = located(config)
+    training = load.training_prompts(found)
+    prompts = tuple(dict.fromkeys((*training, *load.evaluation_prompts(found, training))))
+    rewards = load.reward_models(found)
+    reward = load.configured_reward(found, rewards)
+    references = load.configured_references(found, prompts, reward.needs_references or bool(found.judges))
+    return AlignInputs(
+        generator=load.configured_generator(found),
+        reward=reward,
+        judges=load.configured_judges(found, references),
+        references=references,
+        refresh_references=_refresher(found, rewards[0], prompts) if _wants_refresh(config) else None,
+    )
+
+
+def _wants_refresh(config: "AlignConfig") -> bool:
+    asked_by_guard = config.guard is not None and config.guard.action == "refresh_references"
+    return config.references.refresh_every is not None or asked_by_guard
+
+
+def _refresher(config: "AlignConfig", model: "RewardModel", prompts: tuple[str, ...]) -> "RefreshReferences":
+    """New references are made as the first ones were, by the policy; the first reward model judges them."""
+    from rewarddance.data.prompts import PromptItem
+    from rewarddance.data.references import ReferenceStore
+    from rewarddance.generators.protocol import ImageSize
+    from rewarddance.search.references import TournamentSettings, pictures_of, reference_refresher
+
+    if config.references.folder is None:
+        raise UsageError(
+            "new references are made as the first ones were, and references.folder is not set; "
+            "make them with `rewarddance references`"
+        )
+    settings = TournamentSettings(**ReferenceStore.open(config.references.folder).settings)
+    sampling = config.sampling
+    size = None
+    if sampling.height is not None and sampling.width is not None:
+        size = ImageSize(sampling.height, sampling.width)
+    return reference_refresher(
+        model,
+        [PromptItem(f"{place:06d}", prompt) for place, prompt in enumerate(prompts)],
+        config.out / REFERENCES_NAME,
+        settings,
+        lambda policy: pictures_of(policy, size, sampling.denoising_steps, sampling.guidance, config.batch_size),
+    )

@@ -1,0 +1,280 @@
+"""Everything that decides a run of `rewarddance align`.
+
+The defaults are the vetted setting; a recipe states only what differs.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rewarddance.config.alignment_methods import DiffusionNftConfig, FlowGrpoConfig, MethodConfig, ReflConfig
+from rewarddance.config.guard import GuardConfig
+from rewarddance.config.training import Beta, Share
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class GeneratorLoraConfig(BaseModel):
+    """Low-rank adapters on the velocity network instead of full training."""
+
+    model_config = _STRICT
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update of each matrix."""
+
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale of the update; it is multiplied by alpha / rank."""
+
+    target_modules: tuple[str, ...] = Field(default=("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Names of the linear layers of the velocity network that get an adapter."""
+
+
+class GeneratorConfig(BaseModel):
+    """What is tuned."""
+
+    model_config = _STRICT
+
+    path: str
+    """Generator to start from: a diffusers folder, a hub id, or a base of the lab."""
+
+    revision: str | None = None
+    """Commit, branch or tag of a hub id; null for its default branch."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which frozen weights are kept; `auto` is that of the forward pass."""
+
+    lora: GeneratorLoraConfig | None = GeneratorLoraConfig()
+    """Adapters on the velocity network; null trains every weight of it."""
+
+    gradient_checkpointing: bool = False
+    """Whether activations of network and decoder are computed again in the backward pass: less memory, about a third
+    more time."""
+
+
+class RewardConfig(BaseModel):
+    """One of the rewards."""
+
+    model_config = _STRICT
+
+    model: str
+    """Reward model: a folder, a hub id, or a model of the lab."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Weight beside the other rewards, after each was brought to the same scale."""
+
+    instruction: str | None = None
+    """Name of the criteria to judge by; null for the model's own."""
+
+
+class JudgeConfig(BaseModel):
+    """A reward model that the policy is not trained towards."""
+
+    model_config = _STRICT
+
+    model: str
+    """Reward model: a folder, a hub id, or a model of the lab."""
+
+    instruction: str | None = None
+    """Name of the criteria to judge by; null for the model's own."""
+
+
+class PromptsConfig(BaseModel):
+    """What the generator is asked for."""
+
+    model_config = _STRICT
+
+    train: Path
+    """Prompts to learn on: text, JSON lines or parquet."""
+
+    held_out: Path | None = None
+    """Prompts to evaluate on; null takes them from the training prompts, which then are learned on too."""
+
+
+class ReferencesConfig(BaseModel):
+    """Reference images that candidates are judged against."""
+
+    model_config = _STRICT
+
+    folder: Path | None = None
+    """Folder of `rewarddance references`; null for rewards that need none."""
+
+    combine: Literal["mean", "random", "soft_min"] = "mean"
+    """With several references: mean log-odds, one at random, or a soft minimum."""
+
+    count: int = Field(default=1, ge=1)
+    """Best references of each prompt that are used."""
+
+    refresh_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps after which references are made anew by a running mean of the policy; null keeps the first."""
+
+    ema_decay: float = Field(default=0.95, ge=0, lt=1)
+    """How slowly that running mean follows the policy, per optimizer step."""
+
+
+class SamplingConfig(BaseModel):
+    """How pictures are made, in training and in evaluations."""
+
+    model_config = _STRICT
+
+    height: int | None = Field(default=None, ge=1)
+    """Height in pixels; null for the generator's own."""
+
+    width: int | None = Field(default=None, ge=1)
+    """Width in pixels; null for the generator's own."""
+
+    denoising_steps: int | None = Field(default=None, ge=2)
+    """Steps from noise to picture; null for the generator's own."""
+
+    guidance: float | None = Field(default=None, ge=0)
+    """Strength of guidance; null for the generator's own."""
+
+    @model_validator(mode="after")
+    def _size_is_whole(self) -> "SamplingConfig":
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width belong together; give both or neither")
+        return self
+
+
+class RegulariserConfig(BaseModel):
+    """What keeps the policy near the generator that it came from."""
+
+    model_config = _STRICT
+
+    velocity_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean squared distance between the velocities of policy and reference policy."""
+
+    pretraining_weight: float = Field(default=0.0, ge=0)
+    """Weight of the flow-matching loss on pictures that are not the policy's own."""
+
+    pretraining_data: Path | None = None
+    """JSON lines with `prompt` and `image` for that loss; null lets the reference policy make the pictures."""
+
+
+class PolicyOptimizerConfig(BaseModel):
+    """AdamW with a linear warm-up."""
+
+    model_config = _STRICT
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Learning rate at the end of the warm-up; for full training a tenth of the default is a good start."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of matrices; biases and norms have none."""
+
+    warmup_share: Share = 0.02
+    """Share of all optimizer steps in which the learning rate rises from 0."""
+
+    decay: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: as it is, or along half a cosine to 0."""
+
+    max_gradient_norm: float | None = Field(default=1.0, gt=0)
+    """Longer gradients are scaled down to this norm; null for no limit."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Decay of the running mean and of the running square of the gradient."""
+
+
+class AlignConfig(BaseModel):
+    """A run of `rewarddance align`."""
+
+    model_config = _STRICT
+
+    generator: GeneratorConfig
+    """What is tuned."""
+
+    rewards: tuple[RewardConfig, ...] = Field(min_length=1)
+    """What it is tuned towards: one reward model or several."""
+
+    prompts: PromptsConfig
+    """What the generator is asked for."""
+
+    references: ReferencesConfig = ReferencesConfig()
+    """Reference images that candidates are judged against."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    """How pictures are made, in training and in evaluations."""
+
+    method: MethodConfig = ReflConfig()
+    """How the reward changes the generator."""
+
+    regulariser: RegulariserConfig = RegulariserConfig()
+    """What keeps the policy near the generator that it came from."""
+
+    optimizer: PolicyOptimizerConfig = PolicyOptimizerConfig()
+    """AdamW with a linear warm-up."""
+
+    judges: tuple[JudgeConfig, ...] = ()
+    """Held-out judges: reward models that see evaluations only, and by which the guard knows hacking."""
+
+    guard: GuardConfig | None = None
+    """The watch for reward hacking; null trains without one."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Pictures in one forward pass."""
+
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Forward passes before one optimizer step."""
+
+    optimizer_steps: int = Field(default=200, ge=1)
+    """Updates of the whole run."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bfloat16 where the device has it. What learns stays in float32."""
+
+    seed: int = Field(default=0, ge=0)
+    """Decides prompts, noise, denoising steps and new adapters."""
+
+    save_every: int = Field(default=50, ge=1)
+    """Optimizer steps between checkpoints."""
+
+    evaluate_every: int = Field(default=20, ge=1)
+    """Optimizer steps between evaluations on fixed prompts and fixed noise."""
+
+    evaluation_prompts: int = Field(default=16, ge=1)
+    """Prompts of an evaluation, a seeded choice."""
+
+    evaluation_samples: int = Field(default=4, ge=1)
+    """Pictures of each prompt in an evaluation; at least 2 show the spread and the diversity within a prompt."""
+
+    samples_every: int = Field(default=20, ge=1)
+    """Optimizer steps between pictures kept for people; a multiple of `evaluate_every`."""
+
+    sample_prompts: int = Field(default=4, ge=0)
+    """Prompts of the evaluation whose pictures are kept."""
+
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay on disk beside the best one."""
+
+    out: Path = Path("runs/align")
+    """Run directory."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "AlignConfig":
+        if self.samples_every % self.evaluate_every:
+            raise ValueError(
+                f"samples_every ({self.samples_every}) is no multiple of evaluate_every ({self.evaluate_every}); "
+                "pictures are kept from evaluations"
+            )
+        if isinstance(self.method, FlowGrpoConfig | DiffusionNftConfig):
+            if self.optimizer_steps % self.method.updates_per_rollout:
+                raise ValueError(
+                    f"optimizer_steps ({self.optimizer_steps}) are no whole number of rollouts of "
+                    f"method.updates_per_rollout ({self.method.updates_per_rollout}); change one of them"
+                )
+            pictures = self.batch_size * self.gradient_accumulation * self.method.updates_per_rollout
+            if pictures % self.method.group_size:
+                raise ValueError(
+                    f"a rollout makes {pictures} pictures (batch_size * gradient_accumulation * "
+                    f"method.updates_per_rollout), which are no whole groups of method.group_size "
+                    f"({self.method.group_size}); change one of these"
+                )
+        weights = [self.regulariser.velocity_weight, self.regulariser.pretraining_weight]
+        weights += [self.method.kl_weight] if isinstance(self.method, FlowGrpoConfig) else []
+        if self.guard is not None and self.guard.action == "raise_kl" and not any(weights):
+            raise ValueError(
+                "guard.action raise_kl has no weight to raise; give regulariser.velocity_weight or method.kl_weight"
+            )
+        if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
+            raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
+        return self

@@ -1,0 +1,166 @@
+"""Writing a generation of reference images, prompt by prompt: a kill loses at most the prompt at hand.
+
+A prompt counts when its line is on the disk, and its pictures are there before it. Settings of a generation are
+written first; another run with other settings is refused, as its rows would not be comparable.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.files import sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.data.prompts import PromptItem
+from rewarddance.data.references import (
+    IMAGES_NAME,
+    ROWS_NAME,
+    SETTINGS_NAME,
+    SUMMARY_NAME,
+    PromptReferences,
+    ReferenceSummary,
+    generation_folder,
+    prompt_key,
+    references_to_row,
+    rows_of,
+)
+
+
+class ReferenceWriter:
+    """Adds prompts to one generation."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], generation: int = 0) -> None:
+        """Begin a generation, or continue one.
+
+        Args:
+            folder: That holds every generation; created if need be.
+            settings: Everything that decides the result, as JSON.
+            generation: Which one.
+
+        Raises:
+            UsageError: The generation was begun with other settings.
+        """
+        self._place = generation_folder(folder, generation)
+        self._summary = self._place / SUMMARY_NAME
+        _claim(self._place, settings)
+        self._done = _rows_by_prompt(self._place / ROWS_NAME)
+
+    def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+        """Those of the prompts that have no row yet; of equal texts, the first."""
+        return _missing(self._done, prompts)
+
+    def add(self, references: PromptReferences, images: Mapping[int, bytes]) -> None:
+        """Store a prompt's tournament.
+
+        Args:
+            references: Of a prompt that has no row yet.
+            images: PNG files of the candidates that are kept, by seed.
+        """
+        # A generation that grows is unfinished until it is finished again.
+        self._summary.unlink(missing_ok=True)
+        key = prompt_key(references.prompt)
+        paths = {seed: Path(IMAGES_NAME) / f"{key}-{seed}.png" for seed in images}
+        for seed, data in images.items():
+            write_bytes_atomic(self._place / paths[seed], data)
+        stored = replace(
+            references,
+            candidates=tuple(
+                replace(one, image=paths[one.seed], sha256=hashlib.sha256(images[one.seed]).hexdigest())
+                if one.seed in images
+                else one
+                for one in references.candidates
+            ),
+        )
+        row = references_to_row(stored)
+        with (self._place / ROWS_NAME).open("ab") as file:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._done[references.prompt] = row
+
+    def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> ReferenceSummary:
+        """Declare the generation whole, and count.
+
+        Args:
+            prompts: Every one of them has a row.
+            resumed: How many had one before this run.
+        """
+        rows = {item.id: self._done[item.prompt] for item in prompts}
+        summary = ReferenceSummary(
+            prompts=len(rows),
+            without_references={name: row["problem"] for name, row in rows.items() if row["problem"] is not None},
+            failed_judgements=sum(len(row["failures"]) for row in rows.values()),
+            resumed=resumed,
+        )
+        content = {
+            "prompts": summary.prompts,
+            "without_references": dict(summary.without_references),
+            "failed_judgements": summary.failed_judgements,
+            "rows_sha256": sha256_of(self._place / ROWS_NAME),
+        }
+        write_json_atomic(self._summary, content)
+        return summary
+
+
+def missing_prompts(
+    folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem], generation: int = 0
+) -> tuple[PromptItem, ...]:
+    """Prompts that have no row yet; of equal texts, the first. Reads only, so it can be asked before a model loads.
+
+    Raises:
+        UsageError: The generation was begun with other settings.
+    """
+    place = generation_folder(folder, generation)
+    _check_settings(place, settings)
+    rows = _whole_lines(place / ROWS_NAME)
+    return _missing({str(row["prompt"]) for row in rows_of(rows, place / ROWS_NAME)}, prompts)
+
+
+def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a generation that holds rows made with other settings; names what differs."""
+    path = place / SETTINGS_NAME
+    if not path.is_file() or not _whole_lines(place / ROWS_NAME):
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise DataError(f"{path} is damaged; delete {place} to make the references again") from None
+    wanted = json.loads(json.dumps(dict(settings)))
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        raise UsageError(
+            f"{place} was begun with another {', '.join(differing)}; "
+            "use the same settings to continue it, or another folder"
+        )
+
+
+def _claim(place: Path, settings: Mapping[str, Any]) -> None:
+    _check_settings(place, settings)
+    (place / IMAGES_NAME).mkdir(parents=True, exist_ok=True)
+    # Without a row, an earlier run only failed to begin; its settings bind nobody.
+    if not _whole_lines(place / ROWS_NAME):
+        write_json_atomic(place / SETTINGS_NAME, dict(settings))
+        sync_folder(place.parent)
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file without a line that a kill left half written."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _rows_by_prompt(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows that are whole; what comes after them is cut off."""
+    whole = _whole_lines(path)
+    with path.open("ab") as file:
+        file.truncate(len(whole))
+        os.fsync(file.fileno())
+    return {str(row["prompt"]): row for row in rows_of(whole, path)}
+
+
+def _missing(done: Container[str], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+    new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
+    return tuple(item for item in prompts if new.get(item.prompt) is item)

@@ -1,0 +1,1 @@
+"""From prompts to pictures: diffusion and flow generators behind one protocol."""

@@ -1,0 +1,133 @@
+"""One alignment run in the lab: prompts, reference images, the run's config, and gold beside it.
+
+The demo and the studies are made of these; the work is done by the same code as on real generators.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rewarddance.config.alignment import (
+    AlignConfig,
+    GeneratorConfig,
+    GeneratorLoraConfig,
+    JudgeConfig,
+    PolicyOptimizerConfig,
+    PromptsConfig,
+    ReferencesConfig,
+    RegulariserConfig,
+    RewardConfig,
+)
+from rewarddance.config.alignment_methods import FlowGrpoConfig, MethodConfig, ReflConfig
+from rewarddance.config.guard import GuardConfig
+from rewarddance.core.files import write_text_atomic
+from rewarddance.core.seeding import numpy_rng
+from rewarddance.data.prompts import read_prompts
+from rewarddance.generators.loading import load_generator
+from rewarddance.lab.generator_weights import lab_generator
+from rewarddance.lab.gold_curves import gold_curves
+from rewarddance.lab.prompts import KINDS, sample_prompt
+from rewarddance.rewards.loading import load_reward_model
+from rewarddance.search.references import TournamentSettings, make_references, pictures_of
+from rewarddance.training.alignment import AlignmentResult, align
+
+MethodName = Literal["refl", "flow_grpo"]
+
+TRAIN_NAME, HELD_OUT_NAME = "train.txt", "held_out.txt"
+GOLD_SAMPLES = 4
+
+_DRAWS = 600
+_PER_KIND = 32
+_HELD_OUT_SHARE = 0.25
+_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
+
+
+@dataclass(frozen=True, slots=True)
+class LabAlignment:
+    """What to tune the lab's generator towards, how, and where to write it.
+
+    Attributes:
+        folder: Run directory.
+        prompts: Folder of `write_prompts`.
+        references: Folder of `draw_references`.
+        reward: Reward model that is optimised.
+        judges: Reward models of other comparisons, held out for the guard.
+        method: How.
+        optimizer_steps: Updates.
+        learning_rate: Of the adapters.
+        velocity_weight: How strongly the policy is held near the base.
+        guard: Who watches; None for nobody.
+        evaluate_every: Updates between evaluations.
+        seed: Decides prompts, noise and adapters.
+    """
+
+    folder: Path
+    prompts: Path
+    references: Path
+    reward: Path
+    judges: tuple[Path, ...]
+    method: MethodName = "refl"
+    optimizer_steps: int = 100
+    learning_rate: float = 3e-4
+    velocity_weight: float = 0.0
+    guard: GuardConfig | None = None
+    evaluate_every: int = 10
+    seed: int = 0
+
+
+def write_prompts(folder: Path, seed: int) -> None:
+    """Draw prompts of the domain: `train.txt`, and `held_out.txt` with none of them, a quarter of each kind."""
+    train: list[str] = []
+    held_out: list[str] = []
+    for kind in KINDS:
+        rng = numpy_rng(seed, "alignment prompts", kind)
+        drawn = list(dict.fromkeys(sample_prompt(rng, "in", kind).text for _ in range(_DRAWS)))[:_PER_KIND]
+        count = max(1, round(_HELD_OUT_SHARE * len(drawn)))
+        held_out += drawn[:count]
+        train += drawn[count:]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / TRAIN_NAME, "\n".join(train) + "\n")
+    write_text_atomic(folder / HELD_OUT_NAME, "\n".join(held_out) + "\n")
+
+
+def draw_references(folder: Path, prompts: Path, judge: Path, candidates: int = 4, seed: int = 0) -> None:
+    """Best of `candidates` of the base generator for every prompt, those held out included; continued if begun."""
+    asked = [item for name in (TRAIN_NAME, HELD_OUT_NAME) for item in read_prompts(prompts / name)]
+    settings = TournamentSettings("lab:drawn", judge.parent.name, candidates=candidates, top=1, seed=seed)
+    generator = load_generator(str(lab_generator()))
+    make_references(pictures_of(generator), load_reward_model(judge), asked, folder, settings)
+
+
+def alignment_config(run: LabAlignment) -> AlignConfig:
+    """The run as a config, which the run directory keeps."""
+    method: MethodConfig = ReflConfig(window=(0.4, 1.0))
+    if run.method == "flow_grpo":
+        method = FlowGrpoConfig(group_size=8, stochastic_steps=4, clip_range=1e-3)
+    return AlignConfig(
+        generator=GeneratorConfig(path=str(lab_generator()), lora=GeneratorLoraConfig(target_modules=_ADAPTED)),
+        rewards=(RewardConfig(model=str(run.reward)),),
+        judges=tuple(JudgeConfig(model=str(judge)) for judge in run.judges),
+        prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
+        references=ReferencesConfig(folder=run.references),
+        method=method,
+        regulariser=RegulariserConfig(velocity_weight=run.velocity_weight),
+        optimizer=PolicyOptimizerConfig(learning_rate=run.learning_rate),
+        guard=run.guard,
+        batch_size=8 if run.method == "refl" else 16,
+        optimizer_steps=run.optimizer_steps,
+        evaluation_prompts=24,
+        evaluation_samples=3,
+        evaluate_every=run.evaluate_every,
+        save_every=run.optimizer_steps,
+        samples_every=run.optimizer_steps,
+        seed=run.seed,
+        out=run.folder,
+    )
+
+
+def align_in_lab(run: LabAlignment) -> AlignmentResult:
+    """Tune, or continue; every evaluation carries gold under `extra`."""
+    held_out = [item.prompt for item in read_prompts(run.prompts / HELD_OUT_NAME)]
+    config = alignment_config(run)
+    curves = gold_curves(held_out, GOLD_SAMPLES, seed=0)
+    return align(config, evaluate=curves, resume=(run.folder / "config.yaml").is_file())

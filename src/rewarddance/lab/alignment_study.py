@@ -1,0 +1,157 @@
+"""Studies of alignment in the lab: which reward models are hacked and when, and who notices.
+
+Every reward model of the paradigms study is optimised hard, by ReFL and by Flow-GRPO, from the same base generator.
+Gold is measured beside it. The guard judges the recorded evaluations afterwards (it never acts here, so that every
+run goes on to its end), and so does the paper's signal, reward spread, alone.
+
+Source:
+    RewardDance, arXiv:2509.08826, Tables 2 and 7, Figures 2 and 5; gold and proxy after Gao et al., arXiv:2210.10760.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewarddance.core.errors import UsageError
+from rewarddance.core.files import write_json_atomic
+from rewarddance.lab.alignment import LabAlignment, MethodName, align_in_lab, draw_references, write_prompts
+from rewarddance.lab.base_models import BaseSize
+from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.rewards.protocol import RewardKind
+from rewarddance.training.run_folder import RunFolder
+
+METHODS: tuple[MethodName, ...] = ("refl", "flow_grpo")
+LEARNING_RATES: dict[MethodName, float] = {"refl": 1e-3, "flow_grpo": 2e-3}
+OPTIMIZER_STEPS: dict[MethodName, int] = {"refl": 100, "flow_grpo": 100}
+COMPARISONS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentCell:
+    """One run: which reward model is optimised, and how."""
+
+    size: BaseSize
+    kind: RewardKind
+    method: MethodName
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder name of the run."""
+        return f"{self.size}-{self.kind}-{self.method}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentStudy:
+    """How the study is run.
+
+    Attributes:
+        folder: Where runs go; finished ones there are not made again.
+        models: Folder of the runs of `lab study paradigms`.
+        cells: Which runs.
+        drawing: Seed of prompts and reference images.
+        judge_seeds: Seeds of the reward models among which held-out judges are chosen: the next after the run's own.
+        jobs: Runs at a time, one thread each.
+    """
+
+    folder: Path
+    models: Path
+    cells: tuple[AlignmentCell, ...]
+    drawing: int = 0
+    judge_seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 2
+
+    @property
+    def prompts(self) -> Path:
+        """Prompts of every run."""
+        return self.folder / f"prompts-{self.drawing}"
+
+    @property
+    def references(self) -> Path:
+        """Reference images of every run: the same, so that pairwise rewards can be compared."""
+        return self.folder / f"references-{self.drawing}"
+
+    def model(self, size: BaseSize, kind: RewardKind, seed: int) -> Path:
+        """A reward model of the paradigms study.
+
+        Raises:
+            UsageError: It was not made yet.
+        """
+        folder = self.models / f"{size}-{kind}-{COMPARISONS}-{seed}" / "model"
+        if not (folder / RECORD_NAME).is_file():
+            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
+        return folder
+
+    def judges(self, cell: AlignmentCell) -> tuple[Path, ...]:
+        """Held-out judges of a run: the largest generative models that have learned from other comparisons."""
+        others = [seed for seed in self.judge_seeds if seed != cell.seed]
+        return (self.model("small", "pointwise", others[0]), self.model("small", "pointwise", others[-1]))
+
+
+def alignment_cells(
+    seeds: Sequence[int],
+    sizes: Sequence[BaseSize] = ("nano", "micro", "small"),
+    kinds: Sequence[RewardKind] = ("pairwise", "pointwise", "scalar"),
+    methods: Sequence[MethodName] = METHODS,
+) -> tuple[AlignmentCell, ...]:
+    """Every run, those of the first seed first, so that a study that is cut short has whole columns."""
+    return tuple(
+        AlignmentCell(size, kind, method, seed) for seed, method, size, kind in product(seeds, methods, sizes, kinds)
+    )
+
+
+def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None = None) -> list[Path]:
+    """Make every run that is not finished; returns their folders in the order of the cells."""
+    if not study.prompts.is_dir():
+        write_prompts(study.prompts, study.drawing)
+    draw_references(
+        study.references, study.prompts, study.model("small", "pairwise", study.judge_seeds[0]), seed=study.drawing
+    )
+    with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_make, study, cell) for cell in study.cells]
+        for done, _ in enumerate(as_completed(futures), start=1):
+            if on_done is not None:
+                on_done(done)
+        return [future.result() for future in futures]
+
+
+def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
+    """One run in a process of its own; what it leaves is its curves and pictures, without weights."""
+    torch.set_num_threads(1)
+    folder = study.folder / cell.name
+    finished = folder / "finished.json"
+    if not finished.is_file():
+        run = LabAlignment(
+            folder=folder,
+            prompts=study.prompts,
+            references=study.references,
+            reward=study.model(cell.size, cell.kind, cell.seed),
+            judges=study.judges(cell),
+            method=cell.method,
+            optimizer_steps=OPTIMIZER_STEPS[cell.method],
+            learning_rate=LEARNING_RATES[cell.method],
+            seed=cell.seed,
+        )
+        result = align_in_lab(run)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / "generator", ignore_errors=True)
+        write_json_atomic(finished, {**asdict(cell), "ending": result.ending, "drawing": study.drawing})
+    return folder
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Lines of a run's JSON-lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def observation_rows(folder: Path) -> list[dict[str, Any]]:
+    """What the guard would have seen of a run."""
+    return read_rows(RunFolder(folder).observations)

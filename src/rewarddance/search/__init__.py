@@ -1,0 +1,1 @@
+"""Compute spent at inference: tournaments among candidates."""

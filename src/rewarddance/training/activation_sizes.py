@@ -1,0 +1,125 @@
+"""How many activation values a step of alignment keeps for the backward pass: estimates from shapes, not measurements.
+
+They are meant to tell a run that fits from one that does not, within a factor of about two. Attention is taken to run
+in fused kernels, which keep no matrix of tokens by tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_VALUES_PER_TOKEN_AND_WIDTH = 17
+"""Values that one transformer layer keeps for each token and each unit of its width.
+
+Source: Korthikanti et al., arXiv:2205.05198, section 4.1: 34 bytes in 16 bit, without the attention matrix.
+"""
+_VALUES_PER_RESNET = 6
+"""Maps that one residual block of a decoder keeps: input, and of each half the norm, the activation and the output."""
+_PROMPT_TOKENS: Mapping[str, int] = {
+    "StableDiffusion3Pipeline": 77 + 256,
+    "FluxPipeline": 512,
+    "QwenImagePipeline": 256,
+}
+_WITHOUT_SECOND_PASS = frozenset({"FluxPipeline"})
+_QUESTION_TOKENS = 256
+_PATCHED = 2  # FLUX packs 2 x 2 latents without saying so in its config
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Height and width of a picture, in pixels."""
+
+    height: int
+    width: int
+
+
+def latent_factor(vae: Mapping[str, Any]) -> int:
+    """How many pixels a side of a latent stands for; 1 without a decoder."""
+    if "block_out_channels" in vae:
+        return int(2 ** (len(vae["block_out_channels"]) - 1))
+    return int(2 ** len(vae["temperal_downsample"])) if "temperal_downsample" in vae else 1
+
+
+def default_side(pipeline: str, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> Side:
+    """The size that a generator makes unless told otherwise."""
+    latents = transformer.get("sample_size") if pipeline != "FluxPipeline" else None
+    side = int(latents or 128) * latent_factor(vae)
+    return Side(side, side)
+
+
+def transformer_values(
+    pipeline: str, transformer: Mapping[str, Any], vae: Mapping[str, Any], side: Side, is_checkpointed: bool
+) -> int:
+    """Values that one picture's pass through the velocity network keeps.
+
+    Args:
+        pipeline: Class name of the pipeline.
+        transformer: Its config.
+        vae: Config of the decoder; empty for a generator without one.
+        side: Of the picture.
+        is_checkpointed: Only the input of each layer is kept, and one layer at a time is computed again.
+    """
+    width = int(transformer.get("num_attention_heads", 0)) * int(transformer.get("attention_head_dim", 0))
+    layers = int(transformer.get("num_layers", 0)) + int(transformer.get("num_single_layers", 0))
+    patch = _PATCHED if pipeline == "FluxPipeline" else int(transformer.get("patch_size", 1))
+    cell = latent_factor(vae) * patch
+    tokens = (side.height // cell) * (side.width // cell) + _PROMPT_TOKENS.get(pipeline, 0)
+    return _layers(tokens, width, layers, is_checkpointed)
+
+
+def passes_per_step(pipeline: str, guidance: float | None) -> int:
+    """Passes through the velocity network at one denoising step: a second one for guidance by the empty prompt."""
+    return 1 if pipeline in _WITHOUT_SECOND_PASS or guidance == 1 else 2
+
+
+def decoder_values(vae: Mapping[str, Any], side: Side, is_checkpointed: bool, has_gradient: bool) -> int:
+    """Values that decoding one picture keeps with gradient, or holds at once without."""
+    if "block_out_channels" in vae:
+        channels = [int(width) for width in vae["block_out_channels"]]
+        resnets = int(vae.get("layers_per_block", 2)) + 1
+    elif "dim_mult" in vae:
+        channels = [int(vae["base_dim"]) * int(factor) for factor in vae["dim_mult"]]
+        resnets = int(vae.get("num_res_blocks", 2)) + 1
+    else:
+        return 0
+    # The first width belongs to the full size; each further one to half the side of the one before. A block works at
+    # its size on what comes from the coarser one, so the coarser one's width counts at first.
+    maps = [width * (side.height >> level) * (side.width >> level) for level, width in enumerate(channels)]
+    if not has_gradient:
+        return 3 * max(maps)
+    kept = [resnets * _VALUES_PER_RESNET * values for values in maps]
+    return sum(maps) + max(kept) if is_checkpointed else sum(kept)
+
+
+def judge_values(config: Mapping[str, Any], side: Side) -> int:
+    """Values that judging one picture against one reference in both orders keeps."""
+    text = config.get("text_config") or config
+    vision = config.get("vision_config") or {}
+    picture = _picture_tokens(config, vision, side)
+    language = _layers(2 * picture + _QUESTION_TOKENS, _width(text), _depth(text), is_checkpointed=False)
+    patch = vision.get("patch_size", 14)
+    cell = int(patch[0] if isinstance(patch, list) else patch)
+    tower = _layers((side.height // cell) * (side.width // cell), _width(vision), _depth(vision), is_checkpointed=False)
+    return 2 * language + tower
+
+
+def _layers(tokens: int, width: int, layers: int, is_checkpointed: bool) -> int:
+    whole = _VALUES_PER_TOKEN_AND_WIDTH * tokens * width
+    return layers * tokens * width + whole if is_checkpointed else layers * whole
+
+
+def _picture_tokens(config: Mapping[str, Any], vision: Mapping[str, Any], side: Side) -> int:
+    if "image_seq_length" in config:
+        return int(config["image_seq_length"])
+    patch = vision.get("patch_size", 14)
+    cell = int(patch[0] if isinstance(patch, list) else patch)
+    cell *= int(vision.get("spatial_merge_size") or config.get("scale_factor") or 2)
+    return max(1, (side.height // cell) * (side.width // cell))
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    return int(config.get("hidden_size") or config.get("embed_dim") or 0)
+
+
+def _depth(config: Mapping[str, Any]) -> int:
+    return int(config.get("num_hidden_layers") or config.get("depth") or 0)

@@ -1,0 +1,130 @@
+"""Tune a generator with a reward: the loop, for every method.
+
+Source:
+    RewardDance, arXiv:2509.08826, section 3.3, aligns by ReFL; the methods name their own sources.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.core.errors import RewardError
+from rewarddance.generators.protocol import Generator
+from rewarddance.training.alignment_run import AlignmentReport, ExtraCurves, RefreshReferences
+from rewarddance.training.alignment_start import start_alignment
+from rewarddance.training.guard import Guard
+from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.pause_points import reached
+from rewarddance.training.reward_signal import RewardSignal
+from rewarddance.training.stop_signal import stop_on_sigterm
+from rewarddance.training.tracking import MetricsLog, progress_bar
+from rewarddance.training.workbench import ReferenceLookup
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentResult:
+    """How a run ended.
+
+    Attributes:
+        folder: The run directory.
+        generator_folder: The finished generator; None when the run was stopped before its end.
+        optimizer_steps: Updates made in all.
+        ending: `complete`; `stop` or `roll_back` when the guard ended the run; `interrupted` after SIGTERM.
+        verdict: What the guard said last; None without one.
+        best_step: Best evaluation by the guard's held-out judges; None without a guard.
+    """
+
+    folder: Path
+    generator_folder: Path | None
+    optimizer_steps: int
+    ending: str
+    verdict: str | None
+    best_step: int | None
+
+    @property
+    def is_finished(self) -> bool:
+        """False after SIGTERM: the run has saved a checkpoint and can be resumed."""
+        return self.generator_folder is not None
+
+
+def align(
+    config: AlignConfig,
+    generator: Generator | None = None,
+    reward: RewardSignal | None = None,
+    evaluate: ExtraCurves | None = None,
+    guard: Guard | None = None,
+    refresh_references: RefreshReferences | None = None,
+    resume: bool = False,
+    on_step: Callable[[AlignmentReport], None] | None = None,
+    judges: Mapping[str, HeldOutJudge] | None = None,
+    references: ReferenceLookup | None = None,
+) -> AlignmentResult:
+    """Tune until the steps are over, the guard ends it, or SIGTERM comes.
+
+    Args:
+        config: Everything that decides the run.
+        generator: What to tune, changed in place; None loads what the config names.
+        reward: What to tune it towards; None loads what the config names.
+        evaluate: Further figures of each evaluation, such as gold; nobody acts on them.
+        guard: Watches with judges of its own; None makes one if the config has a `guard` block.
+        refresh_references: Makes reference images anew; needed where the config or the guard asks for that.
+        resume: Continue from the newest complete checkpoint of `config.out`; from the start if there is none yet.
+        on_step: Called after every optimizer step.
+        judges: Held-out judges by name; None loads those of the config.
+        references: Looks reference images up; None reads the config's folder.
+
+    Raises:
+        UsageError: The folder holds a run already, or parts of the config do not fit each other or the run to resume.
+        ModelError: A model cannot be loaded.
+        DataError: A list of prompts, or the references, cannot be used.
+        RewardError: A reward gave no usable numbers; what was done so far is saved, and the run can be resumed.
+        CheckpointError: A checkpoint could not be written, or none of those there is complete.
+        NonFiniteError: A loss or gradient was not finite.
+    """
+    run = start_alignment(config, generator, reward, judges, guard, references, evaluate, refresh_references, resume)
+    progress, total = run.progress, config.optimizer_steps
+    # Lines of step 0 stay only if a checkpoint knows of them.
+    resumed_step = -1 if run.saved is None else progress.optimizer_step
+    with (
+        stop_on_sigterm() as stop,
+        MetricsLog(run.folder.metrics, resumed_step) as metrics,
+        MetricsLog(run.folder.evaluations, run.logged_evaluation) as evaluations,
+        MetricsLog(run.folder.observations, run.logged_evaluation) as observations,
+        progress_bar("aligning", total, progress.optimizer_step, True) as bar,
+    ):
+        try:
+            while True:
+                if not stop.is_made:
+                    progress = run.evaluated(run.refreshed(progress), evaluations, observations)
+                is_last = stop.is_made or run.is_over(progress)
+                if is_last or run.is_save_due(progress):
+                    for log in (metrics, evaluations, observations):
+                        log.sync()
+                    run.save(progress)
+                if is_last:
+                    break
+                reached("step:started")
+                began = time.perf_counter()
+                for parts in run.updates(progress.optimizer_step):
+                    figures = run.optimizer.step(progress.optimizer_step, parts)
+                    progress, ended = run.advanced(progress), time.perf_counter()
+                    report = run.report(progress, figures, ended - began)
+                    metrics.write(asdict(report))
+                    bar.advance(f"reward {report.reward:+.2f}")
+                    began = ended
+                    if on_step is not None:
+                        on_step(report)
+        except RewardError:
+            run.save(progress)
+            raise
+    is_over = run.is_over(progress)
+    return AlignmentResult(
+        folder=run.folder.path,
+        generator_folder=run.finish(progress) if is_over else None,
+        optimizer_steps=progress.optimizer_step,
+        ending=(progress.ending or "complete") if is_over else "interrupted",
+        verdict=progress.verdict,
+        best_step=progress.best_step,
+    )

@@ -1,0 +1,138 @@
+"""What the policy makes of fixed prompts and fixed noise, and what its judges say of it."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rewarddance.core.files import write_bytes_atomic, write_text_atomic
+from rewarddance.core.seeding import derive_seed
+from rewarddance.objectives.flow import ode_step
+from rewarddance.objectives.kl import velocity_distance
+from rewarddance.training.guard import Guard
+from rewarddance.training.guard_observation import HeldOutJudge, Observation, observe
+from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.reward_signal import image_from_pixels
+from rewarddance.training.workbench import Workbench
+
+_SATURATED_SCORE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One evaluation.
+
+    Attributes:
+        pixels: Pictures, prompt by prompt, on the CPU.
+        observation: Figures for each prompt.
+        verdict: The guard's; None without one.
+    """
+
+    pixels: Float[Tensor, "pictures 3 height width"]
+    observation: Observation
+    verdict: Verdict | None
+
+    def row(self, extra: Mapping[str, float | None]) -> dict[str, object]:
+        """One line of `evaluations.jsonl`."""
+        seen, verdict = self.observation, self.verdict
+        return {
+            "optimizer_step": seen.optimizer_step,
+            "proxy": float(seen.proxy.mean()),
+            "proxy_score": float(seen.scores.mean()),
+            "held_out": {name: float(values.mean()) for name, values in seen.held_out.items()},
+            "spread": seen.spread,
+            "saturation": seen.saturation(_SATURATED_SCORE),
+            "diversity": None if seen.diversity is None else float(seen.diversity.mean()),
+            "statistics": {name: float(values.mean()) for name, values in seen.statistics.items()},
+            "kl": seen.distance,
+            "extra": dict(extra),
+            "verdict": None if verdict is None else verdict.state,
+            "reason": None if verdict is None else verdict.reason,
+            "action": None if verdict is None else verdict.action,
+            "best_step": None if verdict is None else verdict.best_step,
+        }
+
+
+class Evaluation:
+    """The same prompts and noise at every call."""
+
+    def __init__(
+        self, bench: Workbench, prompts: tuple[str, ...], judges: Mapping[str, HeldOutJudge], guard: Guard | None
+    ) -> None:
+        """Choose the noise.
+
+        Args:
+            bench: Policy, reward, sampling.
+            prompts: Each once.
+            judges: Held-out judges; the guard has its own.
+            guard: Who watches; None for nobody.
+        """
+        self._bench = bench
+        self._prompts = prompts
+        self._judges = judges
+        self._guard = guard
+        self._samples = bench.config.evaluation_samples
+
+    @torch.no_grad()
+    def at(self, optimizer_step: int) -> Evaluated:
+        """Look at the policy as it is.
+
+        Raises:
+            RewardError: A reward or judge gave no usable numbers.
+        """
+        asked = tuple(prompt for prompt in self._prompts for _ in range(self._samples))
+        made = [self._pictures(asked, first) for first in range(0, len(asked), self._bench.config.batch_size)]
+        pixels = torch.cat([pictures.pixels for pictures in made])
+        distance = float(torch.cat([pictures.distance for pictures in made]).mean())
+        proxy = [value for pictures in made for value in pictures.proxy.tolist()]
+        if self._guard is None:
+            seen = observe(optimizer_step, pixels, asked, proxy, self._judges, distance=distance)
+            return Evaluated(pixels, seen, None)
+        verdict = self._guard.check(optimizer_step, pixels, asked, proxy, distance)
+        return Evaluated(pixels, self._guard.observations[-1], verdict)
+
+    def keep_pictures(
+        self, pixels: Float[Tensor, "pictures 3 height width"], folder: Path, optimizer_step: int
+    ) -> None:
+        """Store pictures of the first prompts as `step-00000100/PROMPT-SAMPLE.png`, and the prompts beside them."""
+        shown = self._prompts[: self._bench.config.sample_prompts]
+        place = folder / f"step-{optimizer_step:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in shown)
+        write_text_atomic(folder / "prompts.jsonl", "".join(lines))
+        for number in range(len(shown) * self._samples):
+            prompt, sample = divmod(number, self._samples)
+            encoded = io.BytesIO()
+            image_from_pixels(pixels[number]).save(encoded, "PNG")
+            write_bytes_atomic(place / f"{prompt}-{sample}.png", encoded.getvalue())
+
+    def _pictures(self, asked: tuple[str, ...], first: int) -> "_Pictures":
+        """A batch with its rewards and its mean distance from the reference policy along the way."""
+        bench = self._bench
+        places = range(first, min(first + bench.config.batch_size, len(asked)))
+        prompts = tuple(asked[place] for place in places)
+        seeds = [derive_seed(bench.config.seed, "evaluation", *divmod(place, self._samples)) for place in places]
+        conditions, latents, sigmas = bench.conditions(prompts), bench.noise(seeds), bench.sigmas
+        distances = []
+        for sigma, next_sigma in pairwise(sigmas):
+            velocity = bench.policy.velocity(latents, sigma, conditions, bench.guidance)
+            home = bench.policy.reference_velocity(latents, sigma, conditions, bench.guidance)
+            distances.append(velocity_distance(velocity, home))
+            latents = ode_step(latents, velocity, sigma, next_sigma)
+        pixels = bench.pictures(latents)
+        # Step 0: a random pick among references stays the same from one evaluation to the next.
+        values = bench.reward.judge(pixels, prompts, bench.references(prompts), optimizer_step=0, is_training=False)
+        return _Pictures(pixels.float().cpu(), values.proxy.cpu(), torch.stack(distances).mean(0).cpu())
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    pixels: Float[Tensor, "batch 3 height width"]
+    proxy: Float[Tensor, " batch"]
+    distance: Float[Tensor, " batch"]

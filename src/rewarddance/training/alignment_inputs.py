@@ -1,0 +1,173 @@
+"""What a config names, loaded: generator, rewards, held-out judges, prompts, reference images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rewarddance.config.alignment import AlignConfig, JudgeConfig, ReferencesConfig
+from rewarddance.core.errors import UsageError
+from rewarddance.core.seeding import numpy_rng
+from rewarddance.data.prompts import read_prompts
+from rewarddance.data.references import ReferenceStore
+from rewarddance.generators.loading import load_generator
+from rewarddance.generators.protocol import Generator
+from rewarddance.rewards.loading import load_reward_model
+from rewarddance.rewards.protocol import RewardModel
+from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.reward_signal import ReferenceImage, ReferenceUse, RewardSignal, reward_from_model
+from rewarddance.training.trained_parameters import compute_dtype
+from rewarddance.training.workbench import ReferenceLookup
+
+
+def configured_generator(config: AlignConfig) -> Generator:
+    """The generator to tune, on the GPU if there is one.
+
+    Raises:
+        ModelError: It is missing, unsafe, damaged or of an unknown family.
+    """
+    settings = config.generator
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(config.precision if settings.dtype == "auto" else settings.dtype, device)
+    return load_generator(settings.path, device, dtype, settings.revision)
+
+
+def reward_models(config: AlignConfig) -> list[RewardModel]:
+    """The reward models to tune towards, in the config's order.
+
+    Raises:
+        ModelError: One cannot be loaded.
+    """
+    return [load_reward_model(reward.model) for reward in config.rewards]
+
+
+def configured_reward(config: AlignConfig, models: Sequence[RewardModel] | None = None) -> RewardSignal:
+    """The rewards as one.
+
+    Args:
+        config: Names and weighs them.
+        models: Those of `reward_models`; None loads them.
+
+    Raises:
+        ModelError: A reward model cannot be loaded.
+    """
+    names = _distinct([reward.model for reward in config.rewards])
+    loaded = reward_models(config) if models is None else models
+    rewards = [
+        reward_from_model(model, name, reward.weight, reward.instruction)
+        for model, name, reward in zip(loaded, names, config.rewards, strict=True)
+    ]
+    return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
+
+
+def configured_judges(config: AlignConfig, references: ReferenceLookup) -> dict[str, HeldOutJudge]:
+    """Held-out judges by name.
+
+    Args:
+        config: Names them.
+        references: What pairwise judges compare with; the same in the whole run, or evaluations could not be compared.
+
+    Raises:
+        ModelError: One cannot be loaded.
+    """
+    names = _distinct([judge.model for judge in config.judges])
+    return {
+        name: _HeldOutModel(name, judge, config, references) for name, judge in zip(names, config.judges, strict=True)
+    }
+
+
+class _HeldOutModel:
+    """A reward model as the guard calls it; a failing one makes no number."""
+
+    def __init__(self, name: str, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup) -> None:
+        model = load_reward_model(judge.model)
+        reward = reward_from_model(model, name, instruction=judge.instruction)
+        self._device = next(model.module.parameters()).device
+        self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
+        self._references = references
+        self._batch_size = config.batch_size
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Sequence[float]:
+        rewards: list[float] = []
+        for first in range(0, len(prompts), self._batch_size):
+            asked = prompts[first : first + self._batch_size]
+            shown = pixels[first : first + self._batch_size].to(self._device)
+            values = self._signal.judge(shown, asked, self._references(asked), optimizer_step=0, is_training=False)
+            rewards += values.proxy.tolist()
+        return rewards
+
+
+def training_prompts(config: AlignConfig) -> tuple[str, ...]:
+    """Prompts to learn on, each once.
+
+    Raises:
+        DataError: The list cannot be used.
+    """
+    return tuple(dict.fromkeys(item.prompt for item in read_prompts(config.prompts.train)))
+
+
+def evaluation_prompts(config: AlignConfig, training: Sequence[str]) -> tuple[str, ...]:
+    """A seeded choice of the held-out prompts, or of those that are learned on where none are held out.
+
+    Raises:
+        DataError: The list cannot be used.
+    """
+    held_out = config.prompts.held_out
+    prompts = training if held_out is None else tuple(dict.fromkeys(item.prompt for item in read_prompts(held_out)))
+    order = numpy_rng(config.seed, "evaluation prompts").permutation(len(prompts))
+    return tuple(prompts[place] for place in sorted(order[: config.evaluation_prompts].tolist()))
+
+
+def configured_references(config: AlignConfig, prompts: Sequence[str], needs_references: bool) -> ReferenceLookup:
+    """Looks up the stored reference images of a prompt.
+
+    Args:
+        config: Names the folder.
+        prompts: All that the run will ask for.
+        needs_references: Whether any reward or judge is shown references.
+
+    Raises:
+        UsageError: References are needed, and there are none, or none for some prompt.
+        DataError: The folder cannot be used.
+    """
+    folder = config.references.folder
+    if not needs_references:
+        return lambda prompts: None
+    if folder is None:
+        raise UsageError(
+            "the reward compares with reference images, and references.folder is not set; "
+            "make them with `rewarddance references`"
+        )
+    store = ReferenceStore.open(Path(folder))
+    lacking = store.lacking(prompts)
+    if lacking:
+        raise UsageError(
+            f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
+            "run `rewarddance references` on all prompts of the run, those of evaluations included"
+        )
+    return stored_references(store, config.references.count)
+
+
+@runtime_checkable
+class BestPictures(Protocol):
+    """The part of a `ReferenceStore` that is asked here."""
+
+    def best(self, prompt: str, count: int | None = None) -> Sequence[ReferenceImage]:
+        """The best pictures of a prompt, best first."""
+
+
+def stored_references(store: BestPictures, count: int) -> ReferenceLookup:
+    """Looks the best pictures of prompts up in a store."""
+    return lambda prompts: [store.best(prompt, count) for prompt in prompts]
+
+
+def _use(settings: ReferencesConfig) -> ReferenceUse:
+    return ReferenceUse(settings.combine)
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Last parts of paths or ids, with a number where two are the same."""
+    short = [Path(path).name or path for path in paths]
+    return [name if short.count(name) == 1 else f"{name} {place + 1}" for place, name in enumerate(short)]

@@ -1,0 +1,116 @@
+"""The beginning of an alignment run: load what the config names, choose what learns, claim the folder, go back."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, FlowGrpoConfig, ReflConfig
+from rewarddance.core.errors import UsageError
+from rewarddance.generators.protocol import Generator
+from rewarddance.training.alignment_evaluation import Evaluation
+from rewarddance.training.alignment_inputs import (
+    configured_generator,
+    configured_judges,
+    configured_references,
+    configured_reward,
+    evaluation_prompts,
+    training_prompts,
+)
+from rewarddance.training.alignment_run import MEAN_POLICY, AlignmentRun, ExtraCurves, RefreshReferences
+from rewarddance.training.diffusion_nft import DiffusionNft
+from rewarddance.training.draft import Draft
+from rewarddance.training.flow_grpo import FlowGrpo
+from rewarddance.training.guard import Guard
+from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.method import Method
+from rewarddance.training.policy import Policy
+from rewarddance.training.policy_optimizer import PolicyOptimizer
+from rewarddance.training.prompt_draws import PromptDraws
+from rewarddance.training.refl import Refl
+from rewarddance.training.regulariser import Pretraining
+from rewarddance.training.reward_signal import RewardSignal
+from rewarddance.training.run_folder import RunFolder
+from rewarddance.training.tracking import write_environment
+from rewarddance.training.workbench import ReferenceLookup, Workbench
+
+METHODS: Mapping[type[Any], Callable[[Workbench, Any], Method]] = {
+    ReflConfig: Refl,
+    DraftConfig: Draft,
+    FlowGrpoConfig: FlowGrpo,
+    DiffusionNftConfig: DiffusionNft,
+}
+"""Methods by their block of the config."""
+
+
+def start_alignment(
+    config: AlignConfig,
+    generator: Generator | None,
+    reward: RewardSignal | None,
+    judges: Mapping[str, HeldOutJudge] | None,
+    guard: Guard | None,
+    references: ReferenceLookup | None,
+    extra_curves: ExtraCurves | None,
+    refresh: RefreshReferences | None,
+    resume: bool,
+) -> AlignmentRun:
+    """Make everything ready; the arguments are those of `align`."""
+    _check_possible(config, refresh)
+    folder = RunFolder(config.out)
+    folder.check(config, resume)
+    prompts = training_prompts(config)
+    fixed = evaluation_prompts(config, prompts)
+    reward = reward or configured_reward(config)
+    if isinstance(config.method, ReflConfig | DraftConfig) and not reward.is_differentiable:
+        raise UsageError(
+            f"method {config.method.name} climbs the reward's gradient, and a reward has none; "
+            "choose flow_grpo or diffusion_nft"
+        )
+    if references is None:
+        every_prompt = tuple(dict.fromkeys((*prompts, *fixed)))
+        references = configured_references(config, every_prompt, reward.needs_references or bool(config.judges))
+    if judges is None and guard is None:
+        judges = configured_judges(config, references)
+    if guard is None and config.guard is not None:
+        guard = Guard(config.guard, judges or {})
+    generator = generator or configured_generator(config)
+    generator.gradient_checkpointing(config.generator.gradient_checkpointing)
+    policy = Policy(generator, config.generator.lora, config.precision, config.seed)
+    bench = Workbench(config, policy, reward, PromptDraws(config.seed, prompts, config.batch_size), references)
+    _check_steps(bench)
+    method = METHODS[type(config.method)](bench, config.method)
+    if refresh is not None:
+        policy.average(MEAN_POLICY)
+    optimizer = PolicyOptimizer(policy, config.optimizer, config.optimizer_steps)
+    evaluation = Evaluation(bench, fixed, judges or {}, guard)
+    run = AlignmentRun(
+        config, folder, bench, method, optimizer, Pretraining(bench), evaluation, guard, extra_curves, refresh
+    )
+    # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
+    folder.claim(config)
+    if resume:
+        run.restore()
+    write_environment(folder.environment, config.seed, 1, policy.device)
+    return run
+
+
+def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("alignment runs in one process on one GPU for now; start it without torchrun")
+    wants_new = config.guard is not None and config.guard.action == "refresh_references"
+    if (wants_new or config.references.refresh_every is not None) and refresh is None:
+        raise UsageError(
+            "new reference images are asked for, and nobody was given to make them; pass refresh_references"
+        )
+
+
+def _check_steps(bench: Workbench) -> None:
+    """Whether the sampler has the steps that the method wants."""
+    method, steps = bench.config.method, len(bench.sigmas) - 1
+    if isinstance(method, DraftConfig) and method.last_steps > steps:
+        raise UsageError(f"method.last_steps is {method.last_steps}, and there are only {steps} denoising steps")
+    if isinstance(method, FlowGrpoConfig) and (method.stochastic_steps or 1) > steps - 1:
+        raise UsageError(
+            f"method.stochastic_steps is {method.stochastic_steps or 'all'}, and of {steps} denoising steps "
+            f"at most {steps - 1} can be stochastic: the last one would leave noise in the picture"
+        )

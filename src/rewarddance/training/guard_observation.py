@@ -1,0 +1,159 @@
+"""What the guard sees of a policy at one evaluation: figures per prompt, on prompts and noise that never change.
+
+The pictures are measured once and thrown away; an observation holds a few numbers a prompt. It goes to JSON and comes
+back exactly, so that recorded runs can be judged again with other thresholds (`guard.replay`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from rewarddance.core.errors import RewardError, UsageError
+from rewarddance.metrics.diversity import colour_grid_features, within_prompt_distance
+from rewarddance.metrics.image_statistics import image_statistics
+
+HeldOutJudge = Callable[[Tensor, Sequence[str]], Sequence[float]]
+"""Pictures (batch, 3, height, width) in [0, 1] and their prompts to one reward a picture, higher is better."""
+
+Features = Callable[[Tensor], Any]
+"""Pictures to frozen features (batch, width), as an array or a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One evaluation of the policy on fixed prompts and fixed noise.
+
+    Attributes:
+        optimizer_step: How many updates the policy had.
+        prompts: The prompts, each once; the rows of everything below.
+        proxy: Reward (log-odds) of every picture by what the policy is tuned with.
+        held_out: For each judge that the policy is not tuned with, the mean reward of each prompt.
+        diversity: Mean distance between two pictures of a prompt; None with one picture a prompt.
+        statistics: Image statistics by name, the mean of each prompt.
+        distance: Distance to the reference policy, in the run's own unit; None when not measured.
+    """
+
+    optimizer_step: int
+    prompts: tuple[str, ...]
+    proxy: Float[ndarray, "prompts samples"]
+    held_out: Mapping[str, Float[ndarray, " prompts"]]
+    diversity: Float[ndarray, " prompts"] | None
+    statistics: Mapping[str, Float[ndarray, " prompts"]]
+    distance: float | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """Mean within-prompt standard deviation of the proxy; None with one picture a prompt."""
+        return float(self.proxy.std(axis=1, ddof=1).mean()) if self.proxy.shape[1] > 1 else None
+
+    @property
+    def scores(self) -> Float[ndarray, "prompts samples"]:
+        """The proxy as scores in [0, 1]."""
+        return np.asarray(0.5 * (1 + np.tanh(self.proxy / 2)))
+
+    def saturation(self, score: float) -> float:
+        """Share of pictures whose score is at least this."""
+        return float((self.scores >= score).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `json` writes; `from_json` gives back equal numbers."""
+        return {
+            "optimizer_step": self.optimizer_step,
+            "prompts": list(self.prompts),
+            "proxy": self.proxy.tolist(),
+            "held_out": {name: values.tolist() for name, values in self.held_out.items()},
+            "diversity": None if self.diversity is None else self.diversity.tolist(),
+            "statistics": {name: values.tolist() for name, values in self.statistics.items()},
+            "distance": self.distance,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Observation":
+        """Read back what `to_json` gave."""
+        diversity = stored["diversity"]
+        return cls(
+            optimizer_step=int(stored["optimizer_step"]),
+            prompts=tuple(stored["prompts"]),
+            proxy=np.array(stored["proxy"], dtype=float),
+            held_out={name: np.array(values, dtype=float) for name, values in stored["held_out"].items()},
+            diversity=None if diversity is None else np.array(diversity, dtype=float),
+            statistics={name: np.array(values, dtype=float) for name, values in stored["statistics"].items()},
+            distance=stored["distance"],
+        )
+
+
+def observe(
+    optimizer_step: int,
+    pixels: Float[Tensor, "pictures 3 height width"],
+    prompts: Sequence[str],
+    proxy: Sequence[float],
+    held_out_judges: Mapping[str, HeldOutJudge],
+    features: Features | None = None,
+    distance: float | None = None,
+) -> Observation:
+    """Measure the pictures of one evaluation.
+
+    Args:
+        optimizer_step: How many updates the policy had.
+        pixels: RGB in [0, 1], from the same prompts and noise at every evaluation, in the same order.
+        prompts: The prompt of each picture; as many pictures of each.
+        proxy: Reward (log-odds) of each picture by what the policy is tuned with.
+        held_out_judges: What else judges the pictures, by name; the policy is not tuned with them.
+        features: Frozen vision features for diversity; None for a grid of colours and edges.
+        distance: Distance to the reference policy, if it was measured.
+
+    Raises:
+        UsageError: The prompts do not fit the pictures.
+        RewardError: A judge gave too few or too many rewards, or one that is not finite.
+    """
+    texts, places = _places(prompts, len(pixels))
+    array = pixels.detach().float().cpu().numpy().astype(float)
+    per_prompt = {name: values[places].mean(axis=1) for name, values in image_statistics(array).items()}
+    rewards = {name: _rewards(name, judge(pixels, prompts), len(pixels)) for name, judge in held_out_judges.items()}
+    diversity = None
+    if places.shape[1] > 1:
+        vectors = colour_grid_features(array) if features is None else _as_array(features(pixels))
+        rows = np.repeat(np.arange(len(texts)), places.shape[1])
+        diversity = within_prompt_distance(vectors[places.ravel()], rows)
+    return Observation(
+        optimizer_step=optimizer_step,
+        prompts=texts,
+        proxy=_rewards("the proxy", proxy, len(pixels))[places],
+        held_out={name: values[places].mean(axis=1) for name, values in rewards.items()},
+        diversity=diversity,
+        statistics=per_prompt,
+        distance=distance,
+    )
+
+
+def _places(prompts: Sequence[str], n_pictures: int) -> tuple[tuple[str, ...], Int[ndarray, "prompts samples"]]:
+    """Each prompt once, in order of appearance, and which pictures are its own."""
+    if len(prompts) != n_pictures or n_pictures == 0:
+        raise UsageError(f"The guard got {n_pictures} pictures with {len(prompts)} prompts. Give one prompt a picture.")
+    places: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(index)
+    if len({len(indices) for indices in places.values()}) > 1:
+        raise UsageError("The guard needs as many pictures of each prompt as of every other, each prompt once.")
+    return tuple(places), np.array(list(places.values()))
+
+
+def _rewards(name: str, rewards: Sequence[float], n_pictures: int) -> Float[ndarray, " pictures"]:
+    values = _as_array(rewards)
+    if values.shape != (n_pictures,):
+        raise RewardError(f"{name}: gave rewards of shape {values.shape} for {n_pictures} pictures; one each is due.")
+    if not np.isfinite(values).all():
+        n_bad = int((~np.isfinite(values)).sum())
+        raise RewardError(f"{name}: {n_bad} of {n_pictures} rewards of an evaluation are not finite. Mend the reward.")
+    return values
+
+
+def _as_array(values: Any) -> ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values, dtype=float)

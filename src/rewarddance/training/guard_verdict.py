@@ -1,0 +1,256 @@
+"""From evaluations to a verdict: healthy, warning or hacking, with the reason in words.
+
+A run is *hacking* when the held-out judges lie below their best by a share of their rise, most judges agree, and the
+sequential test of `guard_evidence` is convinced: at the usual error rate if another signal supports the fall, at a
+stricter one if the fall stands alone. The strict region lies within the usual one, so the usual error rate bounds
+both, whatever the signals do. There are two further ways. A fall that every one of the last evaluations shows at
+`persistent_level` is believed too; that one is not bounded over a run, only measured (tests/training/test_guard.py).
+And diversity may have collapsed (a sequential test with an error rate of its own).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+
+from rewarddance.config.guard import Action, GuardConfig
+from rewarddance.training.guard_evidence import Fall, fall_from_best, mean_change, spent, standardised, trailing_mean
+from rewarddance.training.guard_observation import Observation
+from rewarddance.training.guard_signals import (
+    Signal,
+    diversity_below,
+    diversity_ratio,
+    find_signals,
+    finite,
+    persistence,
+    proxy_change,
+    spread_ratio,
+    statistics_drift,
+)
+
+State = Literal["healthy", "warning", "hacking"]
+
+_LEVEL = 0.05  # of a single look that warns
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard says at one evaluation.
+
+    Attributes:
+        state: `healthy`, `warning` or `hacking`.
+        reason: One line in words, with numbers.
+        action: What the run is to do now; `none` unless it hacks.
+        optimizer_step: When.
+        best_step: Where to roll back to: the best evaluation by the held-out judges.
+        keep_steps: Evaluations that may still be rolled back to; every other checkpoint can go.
+        signals: Names of the signals that were seen.
+        is_below_best: Whether the held-out judges lie below their best by as much as counts.
+        figures: Every number behind the verdict, None where it was not measured.
+    """
+
+    state: State
+    reason: str
+    action: Action
+    optimizer_step: int
+    best_step: int
+    keep_steps: tuple[int, ...]
+    signals: tuple[str, ...] = ()
+    is_below_best: bool = False
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Verdict":
+        """Read back what `dataclasses.asdict` and `json` wrote."""
+        lists = {"keep_steps": tuple(stored["keep_steps"]), "signals": tuple(stored["signals"])}
+        return cls(**{**stored, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The judges' figures up to now: together, one by one, and how many agree that they fell."""
+
+    together: Fall
+    alone: Mapping[str, Fall]
+    best: int
+    held_out: float
+    limit: float
+
+    @property
+    def agreement(self) -> float:
+        return float(np.mean([fall.change.mean > 0 for fall in self.alone.values()]))
+
+
+def first_verdict(config: GuardConfig, base: Observation) -> Verdict:
+    """The base policy, with which everything is compared; it is healthy by definition."""
+    findings = {"held_out": 0.0, "best_held_out": 0.0}
+    step = base.optimizer_step
+    return Verdict(
+        state="healthy",
+        reason="first evaluation: later ones are compared with it",
+        action="none",
+        optimizer_step=step,
+        best_step=step,
+        keep_steps=(step,),
+        figures={**findings, **_figures_of_signals(config, (base,), 0)},
+    )
+
+
+def next_verdict(
+    config: GuardConfig, observations: Sequence[Observation], earlier: Sequence[Verdict], look: int
+) -> Verdict:
+    """Judge the last of at least two observations.
+
+    Args:
+        config: The thresholds.
+        observations: From the base policy to now.
+        earlier: A verdict on each observation but the last.
+        look: Comparisons made so far, this one included; spends the error rate.
+    """
+    found = _findings(config, observations, look)
+    is_below = found.together.is_at_least(config.fall_share, config.minimum_fall)
+    n_below = 1 + len(list(takewhile(lambda verdict: verdict.is_below_best, reversed(earlier))))
+    lasting = persistence(config, n_below) if is_below else None
+    signals = find_signals(config, observations, found.best)
+    supports = signals if lasting is None else (*signals, lasting)
+    is_supported = len(supports) >= config.corroboration
+    limit = spent(config.error_rate if is_supported else config.lone_error_rate, look, config.looks)
+    is_proven = found.together.change.p_value <= limit or (
+        lasting is not None and _is_proven_by_time(config, found, earlier)
+    )
+    is_fall = is_below and found.agreement >= config.agreeing_share and is_proven
+
+    reasons: list[str] = []
+    if is_fall:
+        reasons.append(_fall_in_words(config, observations, found))
+    if collapse := _collapse(config, observations, look):
+        reasons.append(collapse)
+    warnings = [] if reasons else _warnings(config, observations, found, signals, is_below)
+    state: State = "hacking" if reasons else "warning" if warnings else "healthy"
+    clauses = [*reasons, *warnings]
+    clauses += [signal.words for signal in supports if signal.words not in clauses] if clauses else []
+    steps = [row.optimizer_step for row in observations]
+    return Verdict(
+        state=state,
+        reason="; ".join(clauses) or _healthy_in_words(observations, found),
+        action=config.action if state == "hacking" else "none",
+        optimizer_step=steps[-1],
+        best_step=steps[found.best],
+        keep_steps=tuple(sorted({steps[found.best], steps[-1], *steps[len(steps) - config.smoothing + 1 :]})),
+        signals=tuple(signal.name for signal in supports),
+        is_below_best=is_below,
+        figures={**_figures_of_fall(found, limit), **_figures_of_signals(config, observations, found.best)},
+    )
+
+
+def _findings(config: GuardConfig, observations: Sequence[Observation], look: int) -> _Findings:
+    judges = standardised([row.held_out for row in observations])
+    together = np.mean(list(judges.values()), axis=0)  # (evaluations, prompts)
+    fall = fall_from_best(trailing_mean(together, config.smoothing))
+    means = together.mean(axis=1)
+    window = range(max(0, fall.best - config.smoothing + 1), fall.best + 1)
+    return _Findings(
+        together=fall,
+        alone={name: fall_from_best(trailing_mean(each, config.smoothing)) for name, each in judges.items()},
+        best=max(window, key=lambda index: (means[index], index)),
+        held_out=float(means[-1]),
+        limit=spent(config.error_rate, look, config.looks),
+    )
+
+
+def _is_proven_by_time(config: GuardConfig, found: _Findings, earlier: Sequence[Verdict]) -> bool:
+    """Whether each of the last evaluations by itself shows a fall; called when all of them are below the best."""
+    if config.persistent_level is None:
+        return False
+    past = [verdict.figures["p_value"] for verdict in earlier[len(earlier) - config.patience + 1 :]]
+    return all(p is not None and p <= config.persistent_level for p in [*past, found.together.change.p_value])
+
+
+def _collapse(config: GuardConfig, observations: Sequence[Observation], look: int) -> str | None:
+    if config.collapse_share is None:
+        return None
+    below, ratio = diversity_below(observations, config.collapse_share), diversity_ratio(observations)
+    if below is None or ratio is None or below.p_value > spent(config.error_rate, look, config.looks):
+        return None
+    return f"the pictures of a prompt have become alike: diversity fell to {ratio:.2f} of the base policy's"
+
+
+def _warnings(
+    config: GuardConfig,
+    observations: Sequence[Observation],
+    found: _Findings,
+    signals: Sequence[Signal],
+    is_below: bool,
+) -> list[str]:
+    """What is worth a warning, in words; empty when nothing is."""
+    fall = found.together
+    if is_below and fall.change.p_value <= _LEVEL:
+        return [_fall_in_words(config, observations, found) + ", which is not proven yet"]
+    warnings = []
+    for name, alone in found.alone.items():
+        is_proven = alone.change.p_value <= found.limit / len(found.alone)
+        if is_proven and alone.is_at_least(config.fall_share, config.minimum_fall):
+            warnings.append(f"held-out judge {name} alone fell by {_share_of_rise(alone)}")
+    n_stalled = len(observations) - 1 - found.best
+    if n_stalled >= config.patience and any(signal.name == "proxy_rising" for signal in signals):
+        warnings.append(f"the held-out judges have not risen for {n_stalled} evaluations")
+    if len(signals) > 1 or any(signal.warns for signal in signals):
+        warnings += [signal.words for signal in signals]
+    return warnings
+
+
+def _fall_in_words(config: GuardConfig, observations: Sequence[Observation], found: _Findings) -> str:
+    since = observations[found.best].optimizer_step
+    change, unit = found.together.change, " standard deviations of the base policy's prompts"
+    names = list(observations[0].held_out)
+    who = f"held-out judge {names[0]}" if len(names) == 1 else f"the {len(names)} held-out judges"
+    if len(names) == 1:  # in its own unit
+        rewards = np.stack([row.held_out[names[0]] for row in observations])
+        change, unit = fall_from_best(trailing_mean(rewards, config.smoothing)).change, ""
+    numbers = f"{change.mean:.2f} [{change.low:.2f}, {change.high:.2f}]{unit}"
+    return f"{who} fell by {numbers} since step {since}, {_share_of_rise(found.together)}"
+
+
+def _share_of_rise(fall: Fall) -> str:
+    if fall.rise <= 0 or fall.change.mean > fall.rise:
+        return "more than they had risen" if fall.rise > 0 else "without having risen"
+    return f"{fall.change.mean / fall.rise:.0%} of the rise"
+
+
+def _healthy_in_words(observations: Sequence[Observation], found: _Findings) -> str:
+    step = observations[found.best].optimizer_step
+    if found.best == len(observations) - 1:
+        return "the held-out judges are at their best"
+    return f"no evidence that the held-out judges fell since their best at step {step}"
+
+
+def _figures_of_fall(found: _Findings, limit: float) -> dict[str, float | None]:
+    change = found.together.change
+    return {
+        "held_out": found.held_out,
+        "best_held_out": found.held_out + change.mean,
+        "rise": found.together.rise,
+        "fall": change.mean,
+        "fall_low": finite(change.low),
+        "fall_high": finite(change.high),
+        "p_value": change.p_value,
+        "p_limit": limit,
+        "agreement": found.agreement,
+    }
+
+
+def _figures_of_signals(config: GuardConfig, observations: Sequence[Observation], best: int) -> dict[str, float | None]:
+    now = observations[-1]
+    return {
+        "proxy": float(now.proxy.mean()),
+        "proxy_change": proxy_change(observations, best).mean,
+        "spread": now.spread,
+        "spread_ratio": finite(spread_ratio(observations)),
+        "saturation": now.saturation(config.saturation_score),
+        "diversity": None if now.diversity is None else mean_change(now.diversity).mean,
+        "diversity_ratio": finite(diversity_ratio(observations)),
+        "distance": now.distance,
+        **{f"drift_{name}": drift for name, drift in statistics_drift(observations).items()},
+    }

@@ -1,0 +1,202 @@
+"""What a run of alignment will hold in memory, before anything large is loaded.
+
+Weights, adapters, gradients and optimizer state follow from the shapes in the files' headers and are exact up to
+small buffers; activations are estimates, see `activation_sizes`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
+from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, ReflConfig
+from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.training.activation_sizes import (
+    Side,
+    decoder_values,
+    default_side,
+    judge_values,
+    passes_per_step,
+    transformer_values,
+)
+from rewarddance.training.trained_parameters import compute_dtype
+from rewarddance.training.weight_headers import Shapes, parameters_in, read_settings, stored_files, tensor_shapes
+
+_FLOAT = 4
+_LEARNED_COPIES = 4  # float32 weight, gradient, and AdamW's two moments
+_NOT_LEARNED = "pos_embed.pos_embed"  # SD3 stores its table of positions, which is computed
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model that the run loads.
+
+    Attributes:
+        name: What the config calls it.
+        location: Folder or hub id.
+        revision: Of a hub id.
+    """
+
+    name: str
+    location: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """One model of the run; sizes in bytes.
+
+    Attributes:
+        name: Which.
+        parameters: Stored numbers.
+        trained: How many numbers learn, adapters included.
+        weights: Frozen weights.
+        learning: Weights that learn in float32, their gradients and the optimizer's state.
+        copies: Reference policy and averaged weights.
+        activations: Estimate for one forward and backward pass.
+    """
+
+    name: str
+    parameters: int
+    trained: int
+    weights: int
+    learning: int
+    copies: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.learning + self.copies + self.activations
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Parts of a run, and what the machine has.
+
+    Attributes:
+        parts: One a model.
+        device_bytes: Memory of the GPU; None without one.
+        advice: Settings that would save memory, in words.
+    """
+
+    parts: tuple[MemoryPart, ...]
+    device_bytes: int | None
+    advice: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts together: they stay in memory side by side."""
+        return sum(part.total for part in self.parts)
+
+
+def plan_memory(
+    config: AlignConfig, generator: StoredModel, rewards: Sequence[StoredModel], judges: Sequence[StoredModel] = ()
+) -> MemoryPlan:
+    """Read configs and headers, and add up.
+
+    Args:
+        config: The run.
+        generator: What is tuned.
+        rewards: What it is tuned with.
+        judges: Held-out judges.
+
+    Raises:
+        ModelError: A model is missing or damaged.
+        UsageError: There is no layer for an adapter.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    compute = compute_dtype(config.precision, device).itemsize
+    frozen = compute if config.generator.dtype == "auto" else _DTYPES[config.generator.dtype].itemsize
+    side, parts = _generator_parts(config, generator, frozen, compute)
+    has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
+    for model, is_proxy in [*((model, True) for model in rewards), *((model, False) for model in judges)]:
+        files = stored_files(model.location, model.revision)
+        values = judge_values(read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
+        parameters = parameters_in(tensor_shapes(files))
+        name = f"{'reward' if is_proxy else 'judge'} {model.name}"
+        activations = values * config.batch_size * compute
+        parts.append(MemoryPart(name, parameters, 0, parameters * compute, 0, 0, activations))
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return MemoryPlan(tuple(parts), memory, _advice(config))
+
+
+def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
+    """Numbers that adapters add: rank times the two sides of every target matrix.
+
+    Raises:
+        UsageError: No matrix has one of the target names.
+    """
+    names = "|".join(re.escape(name) for name in lora.target_modules)
+    pattern = re.compile(rf"(?:.*\.)?(?:{names})\.weight")
+    sides = [sum(shape) for name, shape in shapes.items() if len(shape) == 2 and pattern.fullmatch(name)]
+    if not sides:
+        raise UsageError(
+            f"generator.lora.target_modules {list(lora.target_modules)} name no layer of the velocity network; "
+            "take the names of its linear layers"
+        )
+    return lora.rank * sum(sides)
+
+
+def _generator_parts(
+    config: AlignConfig, generator: StoredModel, frozen: int, compute: int
+) -> tuple[Side, list[MemoryPart]]:
+    files = stored_files(generator.location, generator.revision)
+    index = read_settings(files, "model_index.json")
+    pipeline = str(index.get("_class_name", ""))
+    if "transformer" not in index:
+        raise ModelError(
+            f"{generator.location} holds no generator with a transformer; give a folder in diffusers' layout"
+        )
+    transformer, vae = read_settings(files, "transformer/config.json"), read_settings(files, "vae/config.json")
+    chosen = config.sampling
+    side = default_side(pipeline, transformer, vae)
+    if chosen.height is not None and chosen.width is not None:
+        side = Side(chosen.height, chosen.width)
+    is_checkpointed = config.generator.gradient_checkpointing
+    has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
+    passes = passes_per_step(pipeline, chosen.guidance)
+    passes *= config.method.last_steps if isinstance(config.method, DraftConfig) else 1
+    values = passes * transformer_values(pipeline, transformer, vae, side, is_checkpointed)
+    parts = [_velocity_network(config, tensor_shapes(files, "transformer"), frozen, values * compute)]
+    for name, home in index.items():
+        is_model = isinstance(home, list) and home[0] is not None and name != "transformer"
+        if is_model and read_settings(files, f"{name}/config.json"):
+            parameters = parameters_in(tensor_shapes(files, name))
+            held = decoder_values(vae, side, is_checkpointed, has_gradient) if name == "vae" else 0
+            activations = held * config.batch_size * compute
+            parts.append(MemoryPart(name.replace("_", " "), parameters, 0, parameters * frozen, 0, 0, activations))
+    return side, parts
+
+
+def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activations: int) -> MemoryPart:
+    parameters, lora = parameters_in(shapes), config.generator.lora
+    own = {name: shape for name, shape in shapes.items() if name != _NOT_LEARNED}
+    trained = parameters_in(own) if lora is None else adapter_parameters(shapes, lora)
+    kept = parameters if lora is not None else parameters - trained
+    copies = 1 if lora is None else 0  # the reference policy; with adapters it is the network without them
+    copies += isinstance(config.method, DiffusionNftConfig) and config.method.old_policy != "none"
+    copies += config.references.refresh_every is not None
+    return MemoryPart(
+        name="transformer",
+        parameters=parameters,
+        trained=trained,
+        weights=kept * frozen,
+        learning=trained * _LEARNED_COPIES * _FLOAT,
+        copies=copies * trained * _FLOAT,
+        activations=activations * config.batch_size,
+    )
+
+
+def _advice(config: AlignConfig) -> tuple[str, ...]:
+    advice = []
+    if config.generator.lora is None:
+        advice.append("generator.lora trains adapters instead of every weight")
+    if not config.generator.gradient_checkpointing:
+        advice.append("generator.gradient_checkpointing=true computes activations again instead of keeping them")
+    if config.batch_size > 1:
+        advice.append("batch_size=1 with a higher gradient_accumulation keeps the step and divides the activations")
+    return tuple(advice)

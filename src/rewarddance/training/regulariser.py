@@ -1,0 +1,161 @@
+"""What holds a policy near the generator that it came from: its velocities, and pictures that are not its own.
+
+Source:
+    The pre-training term is ReFL's, arXiv:2304.05977, Algorithm 1, which the released code leaves out.
+    Differs: without a data set, the reference policy makes the pictures.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.media import load_image
+from rewarddance.core.seeding import derive_seed, numpy_rng
+from rewarddance.generators.protocol import Conditions, ImageSize
+from rewarddance.objectives.flow import add_noise, flow_matching_loss
+from rewarddance.objectives.kl import velocity_distance
+from rewarddance.training.workbench import LossPart, Workbench
+
+
+@runtime_checkable
+class PictureEncoder(Protocol):
+    """A generator that can also turn pictures into latents."""
+
+    def latents_of(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
+        """Clean latents of pictures in [0, 1]; the reverse of `decode`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """How far the policy's velocity is from the reference policy's, and what that costs.
+
+    Attributes:
+        distance: Mean square over latents, one a row, without gradient; None when nobody asked for it.
+        loss: Weighted mean, with gradient; 0 without a weight.
+    """
+
+    distance: Float[Tensor, " batch"] | None
+    loss: Float[Tensor, ""]
+
+
+def velocity_pull(
+    bench: Workbench,
+    velocity: Float[Tensor, " batch *latent"],
+    latents: Float[Tensor, " batch *latent"],
+    sigma: Float[Tensor, ""],
+    conditions: Conditions,
+) -> Pull:
+    """The config's pull on one velocity; costs a pass of the reference policy where it has a weight.
+
+    Args:
+        bench: Policy, weights and guidance.
+        velocity: Of the policy, with gradient.
+        latents: Where.
+        sigma: Their noise level.
+        conditions: Their prompts.
+    """
+    weight = bench.config.regulariser.velocity_weight * bench.pull
+    if not weight:
+        return Pull(None, velocity.new_zeros(()))
+    home = bench.policy.reference_velocity(latents, sigma, conditions, bench.guidance)
+    distance = velocity_distance(velocity, home)
+    return Pull(distance.detach(), weight * distance.mean())
+
+
+class Pretraining:
+    """The flow-matching loss beside the method's own."""
+
+    def __init__(self, bench: Workbench) -> None:
+        """Find the pictures.
+
+        Raises:
+            UsageError: The config gives pictures, and the generator has no encoder for them.
+            DataError: The list of pictures cannot be used.
+        """
+        self._bench = bench
+        self._pairs: tuple[tuple[str, Path], ...] = ()
+        data = bench.config.regulariser.pretraining_data
+        if data is not None:
+            if not isinstance(bench.policy.generator, PictureEncoder):
+                name = bench.policy.generator.name
+                raise UsageError(
+                    f"regulariser.pretraining_data: generators of the family {name} cannot read pictures here; "
+                    "leave it out, and the reference policy makes the pictures"
+                )
+            self._pairs = _read_pairs(data)
+
+    def parts(self, optimizer_step: int) -> Iterator[LossPart]:
+        """One piece of loss for each micro-batch of an optimizer step; none without a weight."""
+        config = self._bench.config
+        weight = config.regulariser.pretraining_weight * self._bench.pull
+        for number in range(config.gradient_accumulation if weight else 0):
+            loss, prompts = self._loss(optimizer_step, number)
+            mean = loss.mean()
+            figures = {"pretraining_loss": float(mean.detach())}
+            yield LossPart(weight / config.gradient_accumulation * mean, prompts, None, figures=figures)
+
+    def _loss(self, optimizer_step: int, number: int) -> tuple[Float[Tensor, " batch"], tuple[str, ...]]:
+        bench = self._bench
+        prompts, clean = self._pictures(optimizer_step, number)
+        conditions = bench.conditions(prompts)
+        rng = torch.Generator().manual_seed(derive_seed(bench.config.seed, "pretraining", optimizer_step, number))
+        noise = torch.randn(clean.shape, generator=rng).to(clean)
+        sigma = torch.rand((), generator=rng)
+        # Guidance 1: the plain velocity is what pre-training trained.
+        velocity = bench.policy.velocity(add_noise(clean, noise, sigma), sigma, conditions, _PLAIN)
+        return flow_matching_loss(velocity, clean, noise), prompts
+
+    @torch.no_grad()
+    def _pictures(self, optimizer_step: int, number: int) -> tuple[tuple[str, ...], Float[Tensor, " batch *latent"]]:
+        """Prompts and clean latents of a micro-batch."""
+        bench, config = self._bench, self._bench.config
+        if not self._pairs:
+            (draw,) = bench.draws.draws(optimizer_step * config.gradient_accumulation + number, 1)
+            seeds = [derive_seed(seed, "pretraining") for seed in draw.seeds]
+            with bench.policy.reference():
+                return draw.prompts, bench.denoised(bench.noise(seeds), bench.conditions(draw.prompts))
+        rng = numpy_rng(config.seed, "pretraining", optimizer_step, number)
+        chosen = [self._pairs[place] for place in rng.integers(len(self._pairs), size=config.batch_size)]
+        size = bench.size or bench.policy.generator.default_size
+        pixels = torch.stack([_pixels(path, size) for _, path in chosen]).to(bench.policy.device)
+        encoder = bench.policy.generator
+        assert isinstance(encoder, PictureEncoder)
+        with bench.policy.precision():
+            return tuple(prompt for prompt, _ in chosen), encoder.latents_of(pixels).float()
+
+
+_PLAIN = 1.0
+
+
+def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not JSON lines ({error}); give `prompt` and `image` on each line") from error
+    for number, row in enumerate(rows, start=1):
+        if not (isinstance(row, Mapping) and isinstance(row.get("prompt"), str) and isinstance(row.get("image"), str)):
+            raise DataError(f"{path}: line {number} has no `prompt` and `image`; give both as text")
+    if not rows:
+        raise DataError(f"{path}: holds no pictures")
+    return tuple((row["prompt"], path.parent / row["image"]) for row in rows)
+
+
+def _pixels(path: Path, size: ImageSize) -> Float[Tensor, "3 height width"]:
+    """A picture, enlarged or reduced to cover the size and cut at its edges."""
+    channels = np.asarray(load_image(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(channels))
+    height, width = pixels.shape[1:]
+    factor = max(size.height / height, size.width / width)
+    covering = (max(size.height, round(height * factor)), max(size.width, round(width * factor)))
+    scaled = F.interpolate(pixels[None], covering, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    top, left = (covering[0] - size.height) // 2, (covering[1] - size.width) // 2
+    return scaled[:, top : top + size.height, left : left + size.width]

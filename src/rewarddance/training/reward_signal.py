@@ -1,0 +1,241 @@
+"""What a policy is rewarded with: one or several rewards, each on its own scale, weighted to one number a sample.
+
+The same object serves methods that climb the reward's gradient (ReFL, DRaFT) and methods that only see its value
+(Flow-GRPO, DiffusionNFT). A reward that fails makes no number: see `reward_attempts`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rewarddance.core.errors import CheckpointError, NonFiniteError, UsageError
+from rewarddance.training.reward_attempts import Patience, ask_patiently
+from rewarddance.training.reward_normalisation import Normalisation, RewardNormaliser
+from rewarddance.training.reward_references import (
+    ReferenceImage,
+    ReferenceUse,
+    combine_references,
+    picked,
+    reference_pixels,
+    required_references,
+)
+from rewarddance.training.reward_scorers import (
+    JudgeReward,
+    ModelReward,
+    PixelReward,
+    Reward,
+    Scorer,
+    ScorerReward,
+    image_from_pixels,
+    reward_from_model,
+)
+
+__all__ = [
+    "JudgeReward",
+    "ModelReward",
+    "Normalisation",
+    "Patience",
+    "PixelReward",
+    "ReferenceImage",
+    "ReferenceUse",
+    "Reward",
+    "RewardSignal",
+    "RewardValues",
+    "Scorer",
+    "ScorerReward",
+    "image_from_pixels",
+    "reward_from_model",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardValues:
+    """What a batch of samples is worth.
+
+    Attributes:
+        combined: What is optimised: weighted sum of the normalised rewards, or the only reward as it is. It carries
+            gradient when it was asked for.
+        raw: Every reward by name in its own units (log-odds for a reward model), without gradient.
+        proxy: Mean of the raw values by weight, without gradient: comparable from step to step, for logs and guards.
+    """
+
+    combined: Float[Tensor, " batch"]
+    raw: Mapping[str, Float[Tensor, " batch"]]
+    proxy: Float[Tensor, " batch"]
+
+
+class RewardSignal:
+    """One or several rewards as one."""
+
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        normalisation: Normalisation | None = None,
+        references: ReferenceUse | None = None,
+        patience: Patience | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Check the rewards.
+
+        Args:
+            rewards: At least one, with different names. A single one with weight 1 is passed through as it is; every
+                other is normalised first.
+            normalisation: How several rewards come to one scale.
+            references: How several reference images make one reward.
+            patience: Deadline and tries of every call.
+            seed: Decides which reference is picked, where one is picked at random.
+
+        Raises:
+            UsageError: No reward, two of one name, or a weight that is 0 or not finite.
+        """
+        names = [reward.name for reward in rewards]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"a policy needs rewards with different names; got {', '.join(names) or 'none'}")
+        for reward in rewards:
+            if reward.weight == 0 or not math.isfinite(reward.weight):
+                raise UsageError(f"the weight of reward {reward.name!r} is {reward.weight}; leave the reward out")
+        self._rewards = tuple(rewards)
+        self._use = references or ReferenceUse()
+        self._patience = patience or Patience()
+        self._seed = seed
+        self._passes_through = len(rewards) == 1 and rewards[0].weight == 1
+        self._normaliser = RewardNormaliser(tuple(names), normalisation or Normalisation())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the rewards, in order."""
+        return tuple(reward.name for reward in self._rewards)
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether every reward has a gradient, so that `log_odds` can be asked for."""
+        return all(reward.is_differentiable for reward in self._rewards)
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether any reward judges against reference images."""
+        return any(reward.needs_references for reward in self._rewards)
+
+    def log_odds(
+        self,
+        pixels: Float[Tensor, "batch channels height width"],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[ReferenceImage]] | None = None,
+        *,
+        optimizer_step: int = 0,
+        is_training: bool = True,
+    ) -> RewardValues:
+        """Rewards whose gradient reaches the pixels.
+
+        Args:
+            pixels: Samples, float RGB in [0, 1].
+            prompts: One a sample.
+            references: Reference images of each prompt; needed when `needs_references`.
+            optimizer_step: Decides a random pick among references.
+            is_training: Let the batch into the running statistics; False when evaluating.
+
+        Raises:
+            UsageError: A reward has no gradient, counts do not match, or a reference is missing.
+            RewardError: A reward gave no usable numbers.
+            NonFiniteError: A sample has pixels that are no numbers: the generator's fault, not a reward's.
+        """
+        for reward in self._rewards:
+            if not reward.is_differentiable:
+                raise UsageError(f"reward {reward.name!r} has no gradient; use a method that needs none, or a model")
+        return self._values(pixels, prompts, references, optimizer_step, is_training)
+
+    def judge(
+        self,
+        pixels: Float[Tensor, "batch channels height width"],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[ReferenceImage]] | None = None,
+        *,
+        optimizer_step: int = 0,
+        is_training: bool = True,
+    ) -> RewardValues:
+        """The same values without gradient, from rewards of every kind; arguments and errors as in `log_odds`."""
+        with torch.no_grad():
+            return self._values(pixels.detach(), prompts, references, optimizer_step, is_training)
+
+    def state_dict(self) -> dict[str, object]:
+        """The running statistics as JSON; part of a checkpoint."""
+        return {"normalisation": self._normaliser.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over saved statistics.
+
+        Raises:
+            CheckpointError: They belong to other rewards.
+        """
+        moments = state.get("normalisation")
+        if not isinstance(moments, Mapping):
+            raise CheckpointError("the checkpoint has no statistics of the rewards; it is damaged or of another kind")
+        self._normaliser.load_state_dict(moments)
+
+    def _values(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str],
+        references: Sequence[Sequence[ReferenceImage]] | None,
+        optimizer_step: int,
+        is_training: bool,
+    ) -> RewardValues:
+        if not prompts or len(prompts) != len(pixels):
+            raise UsageError(f"{len(pixels)} samples need as many prompts, at least one; got {len(prompts)}")
+        _refuse_broken_pixels(pixels, prompts)
+        raw = {reward.name: self._ask(reward, pixels, prompts, references, optimizer_step) for reward in self._rewards}
+        weights = {reward.name: reward.weight for reward in self._rewards}
+        if is_training:
+            # Only now: a step in which one reward fails leaves no trace in the statistics of another.
+            for name, values in raw.items():
+                self._normaliser.observe(name, values)
+        scale = sum(abs(weight) for weight in weights.values())
+        detached = {name: values.detach() for name, values in raw.items()}
+        proxy = torch.stack([weights[name] * values for name, values in detached.items()]).sum(0) / scale
+        return RewardValues(self._combined(raw, weights), detached, proxy)
+
+    def _combined(self, raw: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+        if self._passes_through:
+            return next(iter(raw.values()))
+        parts = [weights[name] * self._normaliser.normalised(name, values) for name, values in raw.items()]
+        return torch.stack(parts).sum(0)
+
+    def _ask(
+        self,
+        reward: Reward,
+        pixels: Tensor,
+        prompts: Sequence[str],
+        references: Sequence[Sequence[ReferenceImage]] | None,
+        optimizer_step: int,
+    ) -> Tensor:
+        """Values of one reward on the device of the pixels."""
+        if not reward.needs_references:
+            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, None), prompts, self._patience)
+            return answer.to(pixels.device)
+        own = required_references(prompts, references, reward.name)
+        rows: list[int] = []
+        images: list[Tensor] = []
+        for row, prompt in enumerate(prompts):
+            for place in picked(prompt, len(own[row]), self._use, self._seed, optimizer_step):
+                rows.append(row)
+                images.append(reference_pixels(own[row][place]))
+        asked = [prompts[row] for row in rows]
+        shown = pixels if rows == list(range(len(prompts))) else pixels[rows]
+        answers = ask_patiently(reward.name, lambda: reward.ask(shown, asked, images), asked, self._patience)
+        places = torch.tensor(rows, device=answers.device)
+        combined = [combine_references(answers[places == row], self._use) for row in range(len(prompts))]
+        return torch.stack(combined).to(pixels.device)
+
+
+def _refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str]) -> None:
+    is_whole = pixels.detach().flatten(1).isfinite().all(1).tolist()
+    broken = [prompt for prompt, whole in zip(prompts, is_whole, strict=True) if not whole]
+    if broken:
+        raise NonFiniteError(
+            f"the generator made pixels that are not finite for {len(broken)} of {len(prompts)} prompts, "
+            f"first {broken[0]!r}; resume with a smaller learning rate or in float32"
+        )

@@ -1,0 +1,262 @@
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from rewarddance.generators.loading import load_generator
+from tests.cli import spoiled
+from tests.cli.command_line import contents, error_of, run
+from tests.tiny_generators import GENERATOR_FAMILIES, TINY_SIZE, GeneratorFamily, tiny_generator_folder
+from tests.tiny_models import save_tiny_model
+
+PROMPTS = ("a red circle", "a blue square", "two green stars")
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "refl": {},
+    "draft": {"last_steps": 1},
+    "flow_grpo": {"group_size": 2, "clip_range": 0.01},
+    "diffusion_nft": {"group_size": 2, "noise_levels": 1},
+}
+USUAL = [("sd3", "refl"), ("flux", "draft"), ("qwen_image", "flow_grpo"), ("sd3", "diffusion_nft")]
+OTHERS = [(family, method) for family in GENERATOR_FAMILIES for method in METHODS if (family, method) not in USUAL]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model("internvl", tmp_path_factory.mktemp("models") / "judge")
+
+
+@pytest.fixture(scope="module")
+def generators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("generators")
+    return {family: tiny_generator_folder(family, folder / family) for family in GENERATOR_FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def references(generators: dict[str, Path], judge: Path, prompts: Path, tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("references") / "references"
+    words = ("--out", folder, "--candidates", 2, "--top", 1, "--steps", 1)
+    assert run("references", generators["sd3"], judge, prompts, *words) == 0
+    return folder
+
+
+class Recipe:
+    """A small config that works, to be spoiled in one way or another."""
+
+    def __init__(self, tmp_path: Path, generators: dict[str, Path], judge: Path, prompts: Path, references: Path):
+        self.path, self.out = tmp_path / "align.yaml", tmp_path / "run"
+        self._generators = generators
+        self.tree: dict[str, Any] = {
+            "rewards": [{"model": str(judge)}],
+            "prompts": {"train": str(prompts)},
+            "references": {"folder": str(references)},
+            "sampling": {"denoising_steps": 2, "height": TINY_SIZE, "width": TINY_SIZE},
+            "batch_size": 2,
+            "optimizer_steps": 2,
+            "save_every": 2,
+            "evaluate_every": 2,
+            "samples_every": 2,
+            "evaluation_prompts": 2,
+            "evaluation_samples": 2,
+            "sample_prompts": 1,
+            "out": str(self.out),
+        }
+
+    def write(self, family: GeneratorFamily = "sd3", method: str = "refl", **more: Any) -> Path:
+        blocks = {
+            "generator": {"path": str(self._generators[family]), "lora": {"rank": 2, "alpha": 4}},
+            "method": {"name": method, **METHODS.get(method, {})},
+        }
+        self.path.write_text(yaml.safe_dump(self.tree | blocks | more))
+        return self.path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, generators: dict[str, Path], judge: Path, prompts: Path, references: Path) -> Recipe:
+    return Recipe(tmp_path, generators, judge, prompts, references)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if name.endswith(".safetensors")}
+
+
+def check_run(recipe: Recipe, base: Path) -> None:
+    """A run folder that is complete, with a generator that has learned."""
+    rows, evaluations = rows_of(recipe.out / "metrics.jsonl"), rows_of(recipe.out / "evaluations.jsonl")
+    assert [row["optimizer_step"] for row in rows] == [1, 2]
+    assert [row["optimizer_step"] for row in evaluations] == [0, 2]
+    assert all(row["gradient_norm"] > 0 for row in rows)
+    assert len(list((recipe.out / "samples" / "step-00000002").glob("*.png"))) == 2
+    assert "Before and after" in (recipe.out / "report.html").read_text()
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = load_file(base / name), load_file(recipe.out / "generator" / name)
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not before[key].equal(after[key])}
+    assert changed
+    assert all("to_" in key for key in changed)
+    assert load_generator(recipe.out / "generator", device="cpu").name == load_generator(base, device="cpu").name
+
+
+@pytest.mark.parametrize(("family", "method"), USUAL)
+def test_a_generator_is_tuned(
+    recipe: Recipe,
+    generators: dict[str, Path],
+    family: GeneratorFamily,
+    method: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    assert run("align", recipe.write(family, method)) == 0
+    check_run(recipe, generators[family])
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "all optimizer steps made after 2 optimizer steps",
+        str(recipe.out / "generator"),
+        str(recipe.out / "report.html"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "method"), OTHERS)
+def test_every_method_tunes_every_family(
+    recipe: Recipe, generators: dict[str, Path], family: GeneratorFamily, method: str
+):
+    assert run("align", recipe.write(family, method)) == 0
+    check_run(recipe, generators[family])
+
+
+def test_a_guarded_run_says_what_the_guard_says(recipe: Recipe, judge: Path, capsys: pytest.CaptureFixture[str]):
+    words = ("--set", "guard={}", "--set", f"judges=[{{model: {judge}}}]", "--json")
+    assert run("align", recipe.write(), *words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["is_finished"]
+    assert result["verdict"] in ("healthy", "warning", "hacking")
+    assert "<h2>Guard</h2>" in Path(result["report"]).read_text()
+
+
+def test_new_references_are_made_by_the_policy_on_its_way(recipe: Recipe):
+    recipe.tree["references"] |= {"refresh_every": 1}
+    assert run("align", recipe.write()) == 0
+    made = sorted(path.name for path in (recipe.out / "references").iterdir())
+    assert made == ["generation-0001", "generation-0002"]
+
+
+def test_the_reward_may_be_a_model_of_the_lab(recipe: Recipe, generators: dict[str, Path]):
+    assert run("align", recipe.write(rewards=[{"model": "lab:nano"}])) == 0
+    check_run(recipe, generators["sd3"])
+    assert yaml.safe_load((recipe.out / "config.yaml").read_text())["rewards"][0]["model"] == "lab:nano"
+
+
+def test_a_finished_run_is_not_begun_again_but_can_be_resumed(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    path = recipe.write()
+    assert run("align", path) == 0
+    before = weights_of(recipe.out / "generator")
+    message = error_of(capsys, "align", path, code=2)
+    assert "holds a run already; resume it with --resume, or give another `out`" in message
+    assert run("align", path, "--resume") == 0
+    assert weights_of(recipe.out / "generator") == before
+
+
+# The memory plan
+
+
+def test_a_dry_run_shows_every_model_and_writes_nothing(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    assert run("align", recipe.write(), "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 training prompts, 2 evaluation prompts"
+    assert {line.split("  ")[0] for line in lines[2:9]} >= {"transformer", "vae", "reward judge", "all"}
+    assert not recipe.out.exists()
+
+
+def test_a_dry_run_in_json_adds_up(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    assert run("align", recipe.write(rewards=[{"model": "lab:nano"}]), "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["total"] == sum(part["total"] for part in plan["parts"])
+    assert "reward lab:nano" in [part["name"] for part in plan["parts"]]
+
+
+def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "more.txt").write_text("a purple cube\n")
+    words = ("--dry-run", "--set", f"prompts.held_out={tmp_path / 'more.txt'}")
+    assert "has no reference image for 1 of 4 prompts" in error_of(capsys, "align", recipe.write(), *words, code=2)
+
+
+# Bad input
+
+
+def test_a_typo_in_the_config_is_named(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    message = error_of(capsys, "align", recipe.write(optimizer={"learning_rat": 1}), code=2)
+    assert "unknown key 'optimizer.learning_rat'; did you mean 'optimizer.learning_rate'?" in message
+    assert not recipe.out.exists()
+
+
+def test_an_unknown_method_is_named_with_the_known_ones(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    message = error_of(capsys, "align", recipe.write(method="ppo"), code=2)
+    assert "'method.name' cannot be 'ppo'; choose from" in message
+    assert "flow_grpo" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("prompts.train={tmp}/absent.txt", 1, "absent.txt: no such file"),
+        ("prompts.train={tmp}/empty.txt", 1, "empty.txt: holds no prompts"),
+        ("references.folder=null", 2, "references.folder is not set; make them with `rewarddance references`"),
+        ("references.folder={tmp}/absent", 1, "has no references; make them with `rewarddance references`"),
+        ("prompts.train={tmp}/other.txt", 2, "has no reference image for 1 of 1 prompts, such as 'a purple cube'"),
+        ("generator.path={tmp}/absent", 1, "absent does not exist; give a folder or a hub id"),
+        ("generator.path={tmp}/prompts.txt", 1, "prompts.txt is a file"),
+        ("generator.path=lab:absent", 2, "no lab generator named 'absent'"),
+        ("rewards=[{{model: {tmp}/absent}}]", 1, "absent does not exist; give a folder or a hub id"),
+        ("rewards=[]", 2, "rewards"),
+        ("guard={{}}", 2, "The guard needs a held-out judge"),
+        ("generator.lora.target_modules=[to_x]", 2, "to_x"),
+        ("method.window=[0.9, 0.1]", 2, "window [0.9, 0.1] is empty"),
+        ("references.refresh_every=1", 2, "references.folder"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_no_run_behind(
+    recipe: Recipe, tmp_path: Path, override: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "other.txt").write_text("a purple cube\n")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    chosen = ["--set", override.format(tmp=tmp_path)]
+    if override.startswith("references.refresh_every"):
+        chosen += ["--set", "references.folder=null"]
+    assert words in error_of(capsys, "align", recipe.write(), *chosen, code=code)
+    assert not (recipe.out / "config.yaml").exists()
+
+
+def test_a_generator_folder_with_a_pickle_is_refused_and_the_pickle_not_read(
+    recipe: Recipe, generators: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(generators["sd3"], tmp_path / "generator")
+    sprung = spoiled.add_pickle(copy / "transformer")
+    message = error_of(capsys, "align", recipe.write(), "--set", f"generator.path={copy}", code=1)
+    assert "pytorch_model.bin may be a pickle" in message
+    assert not sprung.exists()
+
+
+def test_a_damaged_generator_is_named_before_a_dry_run_says_anything(
+    recipe: Recipe, generators: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(generators["sd3"], tmp_path / "generator")
+    (copy / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+    words = ("--dry-run", "--set", f"generator.path={copy}")
+    message = error_of(capsys, "align", recipe.write(), *words, code=1)
+    assert "transformer/diffusion_pytorch_model.safetensors has no readable header" in message

@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rewarddance.cli.model_names import generator_fingerprint
+from rewarddance.data.references import ReferenceStore
+from tests.cli.command_line import contents, error_of, run
+from tests.tiny_generators import tiny_generator_folder
+from tests.tiny_models import save_tiny_model
+
+FEW = ("--candidates", 3, "--top", 1, "--bottom", 1, "--steps", 2, "--instruction", "brief")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny generator, a tiny reward model, and two prompts."""
+    folder = tmp_path_factory.mktemp("workplace")
+    save_tiny_model("internvl", folder / "model")
+    tiny_generator_folder("sd3", folder / "generator")
+    (folder / "prompts.txt").write_text("a red circle\na blue square\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(workplace: Path) -> Path:
+    assert run("references", *named(workplace), "--out", workplace / "references", *FEW) == 0
+    return workplace / "references"
+
+
+def named(workplace: Path, prompts: str = "prompts.txt") -> tuple[Path, ...]:
+    return (workplace / "generator", workplace / "model", workplace / prompts)
+
+
+def test_every_prompt_has_its_best_and_its_worst_picture(made: Path):
+    store = ReferenceStore.open(made)
+    for prompt in ("a red circle", "a blue square"):
+        row = store.get(prompt)
+        assert row is not None
+        assert [one.kept for one in row.candidates] == ["top", None, "bottom"]
+        assert [path.suffix for path in (store.best(prompt)[0].path, store.worst(prompt)[0].path)] == [".png", ".png"]
+
+
+def test_what_is_there_is_not_made_again(workplace: Path, made: Path, capsys: pytest.CaptureFixture[str]):
+    before = contents(made)
+    capsys.readouterr()
+    assert run("references", *named(workplace), "--out", made, *FEW, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "prompts": 2,
+        "without_references": {},
+        "failed_judgements": 0,
+        "resumed": 2,
+    }
+    assert contents(made) == before
+
+
+def test_other_settings_are_refused_before_a_model_is_loaded(
+    workplace: Path, made: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = contents(made)
+    message = error_of(capsys, "references", *named(workplace), "--out", made, *FEW, "--seed", 1, code=2)
+    assert "begun with another seed" in message
+    assert contents(made) == before
+
+
+def test_prompts_that_cannot_be_judged_are_listed_and_the_command_fails(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    long = json.dumps({"id": "long", "prompt": "square " * 3_000})
+    (workplace / "some.jsonl").write_text(long + '\n{"id": "short", "prompt": "a red circle"}\n')
+    words = ("references", *named(workplace, "some.jsonl"), "--out", tmp_path / "out", *FEW)
+    capsys.readouterr()
+    assert run(*words) == 1
+    printed = capsys.readouterr().out
+    assert "2 prompts, 1 of them without references" in printed
+    assert "long: only 0 of 3 candidates could be judged, and 2 are needed" in printed
+    assert run(*words, "--max-failed-share", 0.5) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--height", 32), "--height and --width go together"),
+        (("--top", 3, "--bottom", 1), "of 3 candidates, 3 best and 1 worst cannot be kept"),
+        (("--candidates", 17), "less than or equal to 16"),
+        (("--instruction", "nonsense"), "nonsense"),
+    ],
+)
+def test_settings_that_cannot_be_stop_the_command_and_leave_nothing(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[object, ...], message: str
+):
+    out = tmp_path / "out"
+    assert message in error_of(capsys, "references", *named(workplace), "--out", out, *FEW, *words, code=2)
+    assert not out.exists()
+
+
+def test_a_generator_that_does_not_exist_stops_the_command_and_leaves_nothing(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, model, prompts = named(workplace)
+    words = ("references", tmp_path / "none", model, prompts, "--out", tmp_path / "out", *FEW)
+    assert "does not exist" in error_of(capsys, *words, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_lab_has_one_generator(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _, model, prompts = named(workplace)
+    words = ("references", "lab:nobody", model, prompts, "--out", tmp_path / "out")
+    assert "nobody" in error_of(capsys, *words, code=2)
+
+
+def test_a_generator_is_known_by_its_weights(tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(bytes(3 << 20))
+    before = generator_fingerprint(str(tmp_path), None)
+    (tmp_path / "weights.safetensors").write_bytes(bytes((3 << 20) - 1) + b"\1")
+    assert generator_fingerprint(str(tmp_path), None) != before

@@ -1,0 +1,70 @@
+import pytest
+
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.fields import describe_fields
+from rewarddance.config.loader import load_config
+from rewarddance.core.errors import ConfigError
+
+NEEDED = ["generator.path=g", "rewards=[{model: r}]", "prompts.train=p.txt"]
+
+
+def problem(*overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(AlignConfig, None, [*NEEDED, *overrides])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["refl", "draft", "flow_grpo", "diffusion_nft"])
+def test_every_method_works_with_its_name_alone(name):
+    assert load_config(AlignConfig, None, [*NEEDED, f"method.name={name}"]).method.name == name
+
+
+def test_an_unknown_method_is_named_with_the_known_ones():
+    assert "'method.name' cannot be 'ppo'; choose from 'refl', 'draft'" in problem("method.name=ppo")
+
+
+def test_a_method_without_a_name_is_told_so():
+    assert "'method.name' is missing" in problem("method.group_size=4")
+
+
+def test_a_typo_in_a_methods_block_is_named_without_the_method():
+    assert "unknown key 'method.group_sze'; did you mean 'method.group_size'?" in problem(
+        "method.name=flow_grpo", "method.group_sze=4"
+    )
+
+
+def test_a_typo_in_a_reward_is_named():
+    assert "unknown key 'rewards.0.modle'" in problem("rewards=[{modle: r}]")
+
+
+def test_a_key_of_another_method_is_unknown():
+    assert "unknown key 'method.group_size'" in problem("method.name=refl", "method.group_size=4")
+
+
+def test_groups_that_are_not_whole_are_refused():
+    assert "no whole groups" in problem("method.name=flow_grpo", "method.group_size=3")
+
+
+def test_a_last_rollout_that_is_cut_short_is_refused():
+    assert "no whole number of rollouts" in problem(
+        "method.name=flow_grpo", "method.updates_per_rollout=3", "optimizer_steps=10", "method.group_size=4"
+    )
+
+
+def test_raising_a_weight_that_is_nought_is_refused():
+    assert "no weight to raise" in problem("guard.action=raise_kl")
+
+
+def test_an_empty_window_is_refused():
+    assert "is empty" in problem("method.name=refl", "method.window=[0.9, 0.5]")
+
+
+def test_half_a_size_is_refused():
+    assert "give both or neither" in problem("sampling.height=512")
+
+
+def test_keys_of_the_methods_are_listed_once_with_the_methods_that_have_them():
+    fields = {field.path: field for field in describe_fields(AlignConfig)}
+    assert fields["method.name"].default == "refl"
+    assert fields["method.group_size"].meaning.startswith("For `flow_grpo`, `diffusion_nft`: ")
+    assert fields["rewards[].model"].default is None

@@ -1,0 +1,329 @@
+import json
+import logging
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import SD3Transformer2DModel
+from PIL import Image
+
+from rewarddance.config.guard import GuardConfig
+from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError, UsageError
+from rewarddance.training import alignment_run
+from rewarddance.training.alignment import align
+from rewarddance.training.guard import Guard
+from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.reward_signal import RewardSignal, ScorerReward
+from tests.training.stand_in_generator import (
+    AT_ONCE,
+    StandInGenerator,
+    align_config,
+    darkness,
+    pixel_reward,
+    redness,
+    reward_of,
+    rows_of,
+)
+
+METHODS = ["refl", "draft", "flow_grpo", "diffusion_nft"]
+JUDGES = {"darkness": lambda pixels, prompts: darkness(pixels, prompts).tolist()}
+
+
+class ScriptedGuard(Guard):
+    """Says what it is told to say, at the second evaluation."""
+
+    def __init__(self, action, best_step=0):
+        super().__init__(GuardConfig(action=action), JUDGES)
+        self.action, self.best_step = action, best_step
+
+    def add(self, observation):
+        super().add(observation)
+        step = observation.optimizer_step
+        action = self.action if step == 2 else "none"
+        state = "hacking" if step == 2 else "healthy"
+        return Verdict(state, "the judge fell", action, step, self.best_step, (0, 2, 4))
+
+
+def trained(generator):
+    return torch.cat([value.detach().flatten() for value in generator.module.parameters() if value.requires_grad])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_everything_that_a_report_needs(tmp_path, method):
+    result = align(align_config(tmp_path, method), StandInGenerator(), reward_of(), judges=JUDGES)
+    metrics, evaluations = rows_of(result.folder / "metrics.jsonl"), rows_of(result.folder / "evaluations.jsonl")
+    assert [row["optimizer_step"] for row in metrics] == [1, 2, 3, 4]
+    assert [row["optimizer_step"] for row in evaluations] == [0, 2, 4]
+    assert evaluations[0]["held_out"].keys() == {"darkness"}
+    assert evaluations[0]["kl"] == 0.0 < evaluations[-1]["kl"]
+    with Image.open(result.folder / "samples/step-00000004/0-1.png") as picture:
+        assert picture.size == (8, 8)
+    assert rows_of(result.folder / "samples/prompts.jsonl")[0]["prompt"].startswith("a ")
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4}, None])
+def test_the_saved_generator_is_the_tuned_one(tmp_path, lora):
+    generator = StandInGenerator()
+    config = align_config(tmp_path, generator={"path": "unused", "lora": lora})
+    result = align(config, generator, reward_of())
+    saved = SD3Transformer2DModel.from_pretrained(result.generator_folder / "transformer")
+    again = StandInGenerator()
+    conditions, latents = again.encode(["a red thing"]), again.initial_noise([1])
+    untuned = again.velocity(latents, torch.tensor([0.5]), conditions)
+    again._network = saved
+    with torch.no_grad():
+        reloaded = again.velocity(latents, torch.tensor([0.5]), conditions)
+        tuned = generator.velocity(latents, torch.tensor([0.5]), conditions)
+    torch.testing.assert_close(reloaded, tuned, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(tuned, untuned, atol=1e-4)
+
+
+def test_the_adapter_folder_loads_into_a_plain_diffusers_network(tmp_path):
+    generator = StandInGenerator()
+    result = align(align_config(tmp_path), generator, reward_of())
+    plain = StandInGenerator()
+    plain.module.load_lora_adapter(str(result.folder / "adapter"), prefix="transformer", use_safetensors=True)
+    conditions, latents = plain.encode(["a red thing"]), plain.initial_noise([1])
+    with torch.no_grad():
+        here = generator.velocity(latents, torch.tensor([0.5]), conditions)
+        there = plain.velocity(latents, torch.tensor([0.5]), conditions)
+    torch.testing.assert_close(there, here)
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4}, None])
+def test_the_reference_policy_stays_what_the_run_began_with(tmp_path, lora):
+    generator, untouched = StandInGenerator(), StandInGenerator()
+    seen = []
+
+    def compare(tuned, step):
+        conditions, latents = tuned.encode(["a red thing"]), tuned.initial_noise([1])
+        sigma = torch.tensor([0.5])
+        with torch.no_grad():
+            seen.append(tuned.velocity(latents, sigma, conditions) - untouched.velocity(latents, sigma, conditions))
+        return {}
+
+    align(align_config(tmp_path, generator={"path": "unused", "lora": lora}), generator, reward_of(), evaluate=compare)
+    assert torch.equal(seen[0], torch.zeros_like(seen[0]))
+    assert seen[-1].abs().max() > 1e-4
+    rows = rows_of(tmp_path / "run/evaluations.jsonl")
+    assert rows[0]["kl"] == 0.0 < rows[-1]["kl"]
+
+
+def test_extra_curves_stand_in_the_evaluations_and_what_is_not_finite_is_unknown(tmp_path):
+    curves = {"gold": 0.5, "kind:colour": float("nan")}
+    result = align(align_config(tmp_path), StandInGenerator(), reward_of(), evaluate=lambda generator, step: curves)
+    assert rows_of(result.folder / "evaluations.jsonl")[0]["extra"] == {"gold": 0.5, "kind:colour": None}
+
+
+def test_two_rewards_are_both_raised(tmp_path):
+    reward = RewardSignal([pixel_reward("red", redness), pixel_reward("dark", darkness, 0.5)], patience=AT_ONCE)
+    config = align_config(tmp_path, optimizer_steps=20, evaluate_every=20, samples_every=20)
+    align(config, StandInGenerator(), reward, judges=JUDGES)
+    before, after = rows_of(tmp_path / "run/evaluations.jsonl")
+    assert after["held_out"]["darkness"] > before["held_out"]["darkness"]
+    assert after["proxy"] > before["proxy"]
+
+
+def test_a_reward_without_gradient_is_refused_where_one_is_needed(tmp_path):
+    scorer = RewardSignal([ScorerReward("red", lambda pixels, prompts: redness(pixels, prompts).tolist())])
+    with pytest.raises(UsageError, match="choose flow_grpo or diffusion_nft"):
+        align(align_config(tmp_path), StandInGenerator(), scorer)
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_that_do_not_exist_are_named_before_the_folder_is_claimed(tmp_path):
+    config = align_config(tmp_path, generator={"path": "unused", "lora": {"target_modules": ["qkv"]}})
+    with pytest.raises(UsageError, match=r"\['qkv'\] name no layer.*to_q"):
+        align(config, StandInGenerator(), reward_of())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["refl", "flow_grpo"])
+def test_a_reward_that_raises_stops_the_run_resumable_with_one_line(tmp_path, method):
+    calls = []
+
+    def failing(pixels, prompts):
+        calls.append(1)
+        if len(calls) > limit:
+            raise ConnectionError("the service is away")
+        return redness(pixels, prompts)
+
+    limit = 5
+    with pytest.raises(RewardError, match="the service is away") as caught:
+        align(align_config(tmp_path, method), StandInGenerator(), reward_of(failing))
+    assert "\n" not in str(caught.value)
+    limit = 10**6
+    resumed = align(align_config(tmp_path, method), StandInGenerator(), reward_of(failing), resume=True)
+    whole = align(align_config(tmp_path / "whole", method), StandInGenerator(), reward_of())
+    assert final_weights(resumed) == final_weights(whole)
+
+
+def final_weights(result):
+    last = max((result.folder / "checkpoints").glob("step-*"))
+    tensors = safetensors.torch.load_file(last / "weights.safetensors")
+    return {name: value.tolist() for name, value in tensors.items()}
+
+
+def test_a_judge_that_fails_is_asked_again_after_a_resume(tmp_path):
+    answers = iter([[0.0] * 6, [float("nan")] * 6])
+    with pytest.raises(RewardError, match="not finite"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of(), judges={"judge": lambda *_: next(answers)})
+    assert [row["optimizer_step"] for row in rows_of(tmp_path / "run/evaluations.jsonl")] == [0]
+    judges = {"judge": lambda pixels, prompts: [1.0] * len(prompts)}
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), judges=judges, resume=True)
+    assert [row["optimizer_step"] for row in rows_of(tmp_path / "run/evaluations.jsonl")] == [0, 2, 4]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_prompts(tmp_path):
+    class Broken(StandInGenerator):
+        def velocity(self, latents, sigma, conditions, guidance=None):
+            answer = super().velocity(latents, sigma, conditions, guidance)
+            return answer * float("inf") if answer.requires_grad else answer
+
+        def decode(self, latents, size=None):
+            return super().decode(latents.nan_to_num())
+
+    regulariser = {"velocity_weight": 1.0}
+    with pytest.raises(NonFiniteError, match=r"prompts .*thing"):
+        align(align_config(tmp_path, regulariser=regulariser), Broken(), reward_of())
+
+
+def test_the_guard_stops_a_run(tmp_path):
+    generator = StandInGenerator()
+    result = align(align_config(tmp_path), generator, reward_of(), guard=ScriptedGuard("stop"))
+    assert (result.ending, result.verdict, result.optimizer_steps) == ("stop", "hacking", 2)
+    assert trained(generator).abs().max() > 0
+    assert rows_of(result.folder / "evaluations.jsonl")[-1]["action"] == "stop"
+
+
+def test_the_guard_rolls_back_to_the_best_checkpoint(tmp_path):
+    generator = StandInGenerator()
+    result = align(align_config(tmp_path), generator, reward_of(), guard=ScriptedGuard("roll_back", best_step=0))
+    assert (result.ending, result.best_step) == ("roll_back", 0)
+    untuned = StandInGenerator()
+    conditions, latents = untuned.encode(["a red thing"]), untuned.initial_noise([1])
+    with torch.no_grad():
+        back = generator.velocity(latents, torch.tensor([0.5]), conditions)
+        base = untuned.velocity(latents, torch.tensor([0.5]), conditions)
+    assert torch.equal(back, base)
+
+
+def test_a_roll_back_to_a_lost_checkpoint_is_an_error(tmp_path):
+    guard = ScriptedGuard("roll_back", best_step=1)
+    with pytest.raises(CheckpointError, match="rolls back to optimizer step 1"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of(), guard=guard)
+
+
+def test_every_checkpoint_that_the_guard_may_want_stays(tmp_path):
+    config = align_config(tmp_path, save_every=1, keep_checkpoints=1)
+    align(config, StandInGenerator(), reward_of(), guard=ScriptedGuard("none"))
+    kept = sorted(int(path.name[-8:]) for path in (tmp_path / "run/checkpoints").glob("step-*"))
+    assert kept == [0, 2, 3, 4]
+
+
+def test_the_guard_raises_the_pull_towards_the_reference_policy(tmp_path):
+    config = align_config(tmp_path, regulariser={"velocity_weight": 1.0}, keep_checkpoints=9)
+    result = align(config, StandInGenerator(), reward_of(), guard=ScriptedGuard("raise_kl"))
+    progress = json.loads((result.folder / "checkpoints/step-00000004/progress.json").read_text(encoding="utf-8"))
+    assert progress["pull"] == 3.0
+    plain = align(
+        align_config(tmp_path / "plain", regulariser={"velocity_weight": 1.0}),
+        StandInGenerator(),
+        reward_of(),
+        guard=ScriptedGuard("none"),
+    )
+    losses = [[row["loss"] for row in rows_of(run.folder / "metrics.jsonl")] for run in (result, plain)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2] > losses[1][2]
+
+
+class References:
+    """A store with one reference picture, which knows the step at which it was made."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def best(self, prompt, count=None):
+        return (torch.full((3, 8, 8), self.step / 10),)
+
+
+def test_references_are_made_anew_by_the_running_mean_of_the_policy(tmp_path):
+    made = []
+
+    def refresh(generator, step):
+        made.append((step, trained(generator).clone()))
+        return References(step)
+
+    generator = StandInGenerator()
+    config = align_config(tmp_path, references={"refresh_every": 2, "ema_decay": 0.5})
+    align(config, generator, reward_of(), refresh_references=refresh)
+    assert [step for step, _ in made] == [2, 4]
+    assert not torch.equal(made[-1][1], trained(generator))
+
+
+def test_the_guard_has_references_made_anew(tmp_path):
+    steps = []
+
+    def refresh(generator, step):
+        steps.append(step)
+        return References(step)
+
+    align(
+        align_config(tmp_path),
+        StandInGenerator(),
+        reward_of(),
+        guard=ScriptedGuard("refresh_references"),
+        refresh_references=refresh,
+    )
+    assert steps == [2]
+
+
+def test_new_references_that_nobody_can_make_are_refused_at_once(tmp_path):
+    config = align_config(tmp_path, references={"refresh_every": 2})
+    with pytest.raises(UsageError, match="pass refresh_references"):
+        align(config, StandInGenerator(), reward_of())
+
+
+def test_a_hacking_verdict_is_said_in_one_line(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, alignment_run.__name__):
+        align(align_config(tmp_path), StandInGenerator(), reward_of(), guard=ScriptedGuard("stop"))
+    assert [record.getMessage() for record in caplog.records] == ["optimizer step 2: hacking: the judge fell"]
+
+
+def test_pictures_of_a_data_set_hold_the_policy_where_they_are(tmp_path):
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(tmp_path / "red.png")
+    data = tmp_path / "pictures.jsonl"
+    data.write_text(json.dumps({"prompt": "a red thing", "image": "red.png"}) + "\n", encoding="utf-8")
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(data)}
+    result = align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
+    assert rows_of(result.folder / "metrics.jsonl")[0]["method"]["pretraining_loss"] > 0
+
+
+def test_pictures_for_a_generator_that_cannot_read_them_are_refused(tmp_path):
+    class Blind(StandInGenerator):
+        latents_of = None
+
+    data = tmp_path / "pictures.jsonl"
+    data.write_text(json.dumps({"prompt": "a", "image": "a.png"}) + "\n", encoding="utf-8")
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(data)}
+    with pytest.raises(UsageError, match="cannot read pictures"):
+        align(align_config(tmp_path, regulariser=regulariser), Blind(), reward_of())
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of())
+    with pytest.raises(UsageError, match="holds a run already"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of())
+
+
+def test_another_learning_rate_is_no_resume(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of())
+    config = align_config(tmp_path, optimizer={"learning_rate": 1e-6})
+    with pytest.raises(UsageError, match=r"optimizer\.learning_rate"):
+        align(config, StandInGenerator(), reward_of(), resume=True)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of())

@@ -1,0 +1,216 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.errors import RewardError, UsageError
+from rewarddance.metrics.overoptimization import wilson_interval
+from rewarddance.training.guard import Guard, replay
+from rewarddance.training.guard_observation import Observation
+from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.spread_detector import SpreadDetector
+from tests.training.simulated_runs import hacked, risen, simulate
+
+PROMPTS = tuple(f"prompt {number}" for number in range(12))
+
+
+def reward_of_red(pixels: torch.Tensor, prompts) -> list[float]:
+    return pixels[:, 0].mean(dim=(1, 2)).tolist()
+
+
+def pictures(red: float, seed: int = 0) -> tuple[torch.Tensor, list[str]]:
+    """Two pictures a prompt from fixed noise, some prompts redder than others."""
+    rng = torch.Generator().manual_seed(seed)
+    pixels = 0.3 * torch.rand((24, 3, 8, 8), generator=rng)
+    pixels[:, 0] += red * (1 + torch.arange(24)[:, None, None] / 100)
+    return pixels.clamp(0, 1), [prompt for prompt in PROMPTS for _ in range(2)]
+
+
+def checked(guard: Guard | SpreadDetector, reds: list[float]) -> list[Verdict]:
+    verdicts = []
+    for index, red in enumerate(reds):
+        pixels, prompts = pictures(red)
+        verdicts.append(guard.check(10 * index, pixels, prompts, [0.1 * index + 0.01 * n for n in range(24)]))
+    return verdicts
+
+
+def alarms(config: GuardConfig | SpreadConfig, curve: np.ndarray, runs: int, **settings: float) -> list[bool]:
+    verdicts = [replay(config, simulate(curve, seed, **settings).observations) for seed in range(runs)]
+    return [any(verdict.state == "hacking" for verdict in run) for run in verdicts]
+
+
+def test_a_rise_then_a_fall_is_hacking_and_names_judge_numbers_and_step():
+    last = checked(Guard(GuardConfig(smoothing=1), {"redness": reward_of_red}), [0.1, 0.3, 0.5, 0.4])[-1]
+    assert last.state == "hacking"
+    # pictures fall by 0.1 * (1 + n / 100), in the mean by 0.11; they had risen by 0.45
+    assert last.reason.startswith("held-out judge redness fell by 0.11 [0.11, 0.12] since step 20, 25% of the rise")
+    assert "the proxy rose by 0.10 since step 20" in last.reason
+
+
+def test_it_rolls_back_to_the_best_by_the_held_out_judges():
+    last = checked(Guard(GuardConfig(), {"redness": reward_of_red}), [0.1, 0.3, 0.5, 0.4, 0.3])[-1]
+    assert (last.action, last.best_step) == ("roll_back", 20)
+
+
+def test_a_rise_is_healthy_at_every_evaluation():
+    verdicts = checked(Guard(GuardConfig(statistics_drift=99.0), {"redness": reward_of_red}), [0.1, 0.2, 0.3, 0.4])
+    assert [verdict.state for verdict in verdicts] == ["healthy"] * 4
+
+
+def test_a_decline_from_the_start_is_hacking():
+    last = checked(Guard(GuardConfig(smoothing=1), {"redness": reward_of_red}), [0.5, 0.4])[-1]
+    assert (last.state, last.best_step) == ("hacking", 0)
+    assert "without having risen" in last.reason
+
+
+def test_an_action_is_not_repeated_before_the_cooldown_is_over():
+    guard = Guard(GuardConfig(smoothing=1, cooldown=2, action="raise_kl"), {"redness": reward_of_red})
+    verdicts = checked(guard, [0.1, 0.5, 0.4, 0.35, 0.3])
+    assert [verdict.action for verdict in verdicts] == ["none", "none", "raise_kl", "none", "raise_kl"]
+
+
+def test_identical_pictures_are_a_collapse_whatever_the_judges_say():
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    checked(guard, [0.1])
+    pixels, prompts = pictures(0.6)
+    verdict = guard.check(10, pixels[::2].repeat_interleave(2, dim=0), prompts, [0.0] * 24)
+    assert (verdict.state, verdict.figures["diversity_ratio"]) == ("hacking", 0.0)
+
+
+def test_a_judge_that_falls_alone_is_a_warning_not_hacking():
+    run = simulate(risen(12), 0)
+    falling = [
+        replace(row, held_out={**row.held_out, "third": row.held_out["judge0"] - 4.0 * max(0, index - 6)})
+        for index, row in enumerate(run.observations)
+    ]
+    config = GuardConfig(agreeing_share=1.0)
+    last = replay(config, falling)[-1]
+    assert last.state == "warning"
+
+
+def test_checkpoints_that_may_become_the_best_are_kept():
+    run = simulate(hacked(12), 0)
+    verdicts = replay(GuardConfig(smoothing=3), run.observations)
+    for earlier, later in pairwise(verdicts):
+        assert later.best_step in {*earlier.keep_steps, later.optimizer_step}
+
+
+# Prompts differ, wander, and are seen through two noisy judges (tests/training/simulated_runs.py).
+
+
+def test_healthy_runs_are_hardly_ever_called_hacking():
+    n_false = sum(alarms(GuardConfig(), risen(12), 24, wander=0.15))
+    assert n_false / 24 <= 0.05
+
+
+def test_runs_that_never_change_are_seldom_called_hacking():
+    # The hardest healthy run: every evaluation is equally good, so any of them may look like a fall from the best.
+    low, _ = wilson_interval(sum(alarms(GuardConfig(), np.zeros(10), 24, wander=0.15)), 24)
+    assert low <= 0.05
+
+
+def test_runs_that_lose_half_of_their_rise_are_caught():
+    assert np.mean(alarms(GuardConfig(), hacked(14, fall=0.5), 15, wander=0.15)) >= 0.95
+
+
+def test_more_prompts_catch_smaller_falls():
+    few = np.mean(alarms(GuardConfig(), hacked(16, fall=0.15), 10, wander=0.15, prompts=16))
+    many = np.mean(alarms(GuardConfig(), hacked(16, fall=0.15), 10, wander=0.15, prompts=192))
+    assert many > few + 0.2
+
+
+def test_the_checkpoint_rolled_back_to_keeps_the_peak():
+    kept = []
+    for seed in range(10):
+        run = simulate(hacked(16, fall=0.6), seed, wander=0.15)
+        best = replay(GuardConfig(), run.observations)[-1].best_step
+        kept.append(run.truth[best // 10] / run.truth.max())
+    assert np.median(kept) >= 0.95
+
+
+def test_support_by_another_signal_lets_a_weaker_fall_convince():
+    run = simulate(hacked(14, fall=0.5), 2, wander=0.15)
+    flat_proxy = [replace(row, proxy=run.observations[0].proxy) for row in run.observations]
+    config = GuardConfig(persistent_level=None, patience=99, error_rate=0.2, lone_error_rate=1e-4)
+    supported, alone = (replay(config, rows)[-1].figures["p_limit"] for rows in (run.observations, flat_proxy))
+    assert supported == pytest.approx(2000 * alone)
+
+
+def test_a_restored_guard_says_what_the_first_one_says():
+    run = simulate(hacked(12), 5)
+    whole = Guard(GuardConfig(), {"judge0": reward_of_red, "judge1": reward_of_red})
+    verdicts = [whole.add(row) for row in run.observations]
+    stopped = Guard(GuardConfig(), {"judge0": reward_of_red, "judge1": reward_of_red})
+    for row in run.observations[:6]:
+        stopped.add(row)
+    resumed = Guard(GuardConfig(), {"judge0": reward_of_red, "judge1": reward_of_red})
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict(), allow_nan=False)))
+    assert [resumed.add(row) for row in run.observations[6:]] == verdicts[6:]
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_recorded_observations_are_judged_as_they_were():
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    verdicts = checked(guard, [0.1, 0.3, 0.5, 0.4, 0.3])
+    stored = json.loads(json.dumps([row.to_json() for row in guard.observations]))
+    assert list(replay(GuardConfig(), [Observation.from_json(row) for row in stored])) == verdicts
+
+
+def test_a_rolled_back_run_is_compared_with_what_is_left():
+    guard = Guard(GuardConfig(smoothing=1), {"redness": reward_of_red})
+    checked(guard, [0.1, 0.5, 0.4])
+    guard.forget_after(10)
+    pixels, prompts = pictures(0.55)
+    verdict = guard.check(20, pixels, prompts, [0.0] * 24)
+    assert (verdict.state, verdict.best_step) == ("warning", 20)
+
+
+def test_without_a_held_out_judge_there_is_no_guard():
+    with pytest.raises(UsageError, match="held-out judge"):
+        Guard(GuardConfig(), {})
+
+
+def test_other_prompts_than_at_first_are_refused():
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    checked(guard, [0.1])
+    pixels, prompts = pictures(0.1)
+    with pytest.raises(UsageError, match="same prompts"):
+        guard.check(10, pixels, [*prompts[2:], "new", "new"], [0.0] * 24)
+
+
+@pytest.mark.parametrize("rewards", [[float("nan")] * 24, [0.0] * 23])
+def test_a_judge_without_usable_rewards_stops_and_nothing_is_remembered(rewards):
+    guard = Guard(GuardConfig(), {"broken": lambda pixels, prompts: rewards})
+    with pytest.raises(RewardError, match="broken"):
+        checked(guard, [0.1])
+    assert guard.observations == ()
+
+
+def test_vanishing_spread_is_hacking_to_the_papers_signal():
+    pixels, prompts = pictures(0.1)
+    detector = SpreadDetector(SpreadConfig(window=1, of="reward", share=0.5))
+    wide = [float(n % 2) for n in range(24)]
+    # half the distance is a quarter of the variance
+    verdicts = [detector.check(10 * n, pixels, prompts, [w * r for r in wide]) for n, w in enumerate((1.0, 0.9, 0.5))]
+    assert [verdict.state for verdict in verdicts] == ["healthy", "healthy", "hacking"]
+    assert verdicts[-1].best_step == 10
+
+
+def test_the_papers_signal_replays_a_recorded_run_with_other_thresholds():
+    observations = simulate(risen(6), 0).observations
+    narrow = [replace(row, proxy=row.proxy * 0.8**index) for index, row in enumerate(observations)]
+    loose, strict = (replay(SpreadConfig(of="reward", share=share), narrow)[-1].state for share in (0.01, 0.9))
+    assert (loose, strict) == ("healthy", "hacking")
+
+
+def test_a_restored_detector_says_what_the_first_one_says():
+    rows = simulate(hacked(6), 1).observations
+    whole, resumed = SpreadDetector(SpreadConfig()), SpreadDetector(SpreadConfig())
+    verdicts = [whole.add(row) for row in rows[:3]]
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert [resumed.add(row) for row in rows[3:]] == list(replay(SpreadConfig(), rows))[3:]
+    assert len(verdicts) == 3

@@ -1,0 +1,181 @@
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
+from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.generators.loading import load_generator
+from rewarddance.training.activation_sizes import Side, decoder_values, passes_per_step, transformer_values
+from rewarddance.training.memory_plan import MemoryPart, MemoryPlan, StoredModel, adapter_parameters, plan_memory
+from rewarddance.training.policy import Policy
+from rewarddance.training.weight_headers import FolderFiles, parameters_in, stored_files, tensor_shapes
+from tests.tiny_generators import tiny_generator_folder
+from tests.tiny_models import save_tiny_model
+
+SD3 = "StableDiffusion3Pipeline"
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_generator_folder("sd3", tmp_path_factory.mktemp("generators") / "sd3")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model("internvl", tmp_path_factory.mktemp("models") / "judge")
+
+
+def config_of(folder: Path, judge: Path, **more: Any) -> AlignConfig:
+    tree: dict[str, Any] = {
+        "generator": {"path": str(folder), "dtype": "float32"},
+        "rewards": [{"model": str(judge)}],
+        "prompts": {"train": "prompts.txt"},
+        "precision": "float32",
+    }
+    return AlignConfig.model_validate(tree | more)
+
+
+def plan_of(folder: Path, judge: Path, **more: Any) -> MemoryPlan:
+    config = config_of(folder, judge, **more)
+    models = [StoredModel("tiny", str(judge))]
+    return plan_memory(config, StoredModel("generator", str(folder)), models, models)
+
+
+def part(plan: MemoryPlan, name: str) -> MemoryPart:
+    return next(found for found in plan.parts if found.name == name)
+
+
+def test_every_model_of_a_run_is_a_part(generator: Path, judge: Path):
+    names = [found.name for found in plan_of(generator, judge).parts]
+    encoders = {"text encoder", "text encoder 2", "text encoder 3"}
+    assert set(names) == {"transformer", *encoders, "vae", "reward tiny", "judge tiny"}
+
+
+def test_parameters_are_those_of_the_stored_tensors(generator: Path, judge: Path):
+    stored = load_file(judge / "model.safetensors")
+    assert part(plan_of(generator, judge), "reward tiny").parameters == sum(t.numel() for t in stored.values())
+
+
+def test_what_learns_is_what_the_policy_trains(generator: Path, judge: Path):
+    for lora in (GeneratorLoraConfig(rank=3, alpha=6), None):
+        tree = None if lora is None else lora.model_dump()
+        config = {"path": str(generator), "lora": tree, "dtype": "float32"}
+        planned = part(plan_of(generator, judge, generator=config), "transformer").trained
+        policy = Policy(load_generator(generator), lora, "float32", seed=0)
+        assert planned == sum(parameter.numel() for parameter in policy.parameters.values())
+
+
+def test_adapters_have_rank_times_both_sides_of_each_target_matrix():
+    shapes = {"blocks.0.to_q.weight": (6, 4), "blocks.0.to_q.bias": (6,), "blocks.0.into_q.weight": (9, 9)}
+    assert adapter_parameters(shapes, GeneratorLoraConfig(rank=2, target_modules=("to_q",))) == 2 * (6 + 4)
+
+
+def test_target_modules_that_are_not_there_are_bad_usage(generator: Path, judge: Path):
+    blocks = {"path": str(generator), "lora": {"target_modules": ["to_x"]}}
+    with pytest.raises(UsageError, match="name no layer of the velocity network"):
+        plan_of(generator, judge, generator=blocks)
+
+
+def test_full_training_keeps_four_float32_numbers_a_weight_and_a_copy_of_the_reference(generator: Path, judge: Path):
+    config = {"path": str(generator), "lora": None, "dtype": "float32"}
+    found = part(plan_of(generator, judge, generator=config), "transformer")
+    positions = 16 * 16 * 16  # a table of 16 by 16 places, 16 wide, which does not learn
+    assert (found.parameters - found.trained, found.weights) == (positions, 4 * positions)
+    assert (found.learning, found.copies) == (16 * found.trained, 4 * found.trained)
+
+
+def test_adapters_need_no_copy_of_the_reference(generator: Path, judge: Path):
+    assert part(plan_of(generator, judge), "transformer").copies == 0
+
+
+def test_an_old_policy_and_refreshed_references_each_keep_a_copy_of_what_learns(generator: Path, judge: Path):
+    more = {"method": {"name": "diffusion_nft"}, "references": {"refresh_every": 10}}
+    found = part(plan_of(generator, judge, **more), "transformer")
+    assert found.copies == 2 * 4 * found.trained
+
+
+def test_only_rewards_that_are_climbed_keep_activations(generator: Path, judge: Path):
+    climbed, seen = plan_of(generator, judge), plan_of(generator, judge, method={"name": "flow_grpo"})
+    assert part(climbed, "reward tiny").activations > part(seen, "reward tiny").activations == 0
+    assert part(climbed, "judge tiny").activations == 0
+    assert part(climbed, "vae").activations > part(seen, "vae").activations > 0
+
+
+def test_activations_grow_with_the_batch_and_with_steps_that_have_gradient(generator: Path, judge: Path):
+    one, four = (part(plan_of(generator, judge, batch_size=size), "transformer") for size in (1, 4))
+    assert four.activations == 4 * one.activations
+    steps = {"method": {"name": "draft", "last_steps": 3}, "batch_size": 1}
+    assert part(plan_of(generator, judge, **steps), "transformer").activations == 3 * one.activations
+
+
+def test_guidance_by_the_empty_prompt_is_a_second_pass_and_embedded_guidance_is_not():
+    assert passes_per_step(SD3, None) == 2
+    assert passes_per_step(SD3, 1.0) == 1
+    assert passes_per_step("FluxPipeline", 3.5) == 1
+
+
+def test_a_transformer_layer_keeps_seventeen_values_for_each_token_and_unit():
+    transformer = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "patch_size": 2}
+    vae = {"block_out_channels": [8, 8, 16, 16]}  # a latent stands for 8 pixels
+    side = Side(64, 32)
+    tokens = (64 // 16) * (32 // 16) + 77 + 256
+    assert transformer_values(SD3, transformer, vae, side, is_checkpointed=False) == 3 * 17 * tokens * 16
+    assert transformer_values(SD3, transformer, vae, side, is_checkpointed=True) == (3 + 17) * tokens * 16
+
+
+def test_checkpointing_and_no_gradient_each_lower_what_the_decoder_keeps():
+    vae = {"block_out_channels": [8, 16], "layers_per_block": 1}
+    side = Side(4, 4)
+    # 8 maps of 4 by 4 and 16 of 2 by 2; two residual blocks of six maps each.
+    assert decoder_values(vae, side, is_checkpointed=False, has_gradient=True) == 12 * (8 * 16 + 16 * 4)
+    assert decoder_values(vae, side, is_checkpointed=True, has_gradient=True) == 8 * 16 + 16 * 4 + 12 * 8 * 16
+    assert decoder_values(vae, side, is_checkpointed=False, has_gradient=False) == 3 * 8 * 16
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_other_families_can_be_planned(family: Any, judge: Path, tmp_path: Path):
+    plan = plan_of(tiny_generator_folder(family, tmp_path / family), judge)
+    assert part(plan, "transformer").activations > 0
+    assert part(plan, "vae").activations > 0
+
+
+def test_no_weight_is_read(generator: Path, tmp_path: Path):
+    # A header that promises ten terabytes, and nothing behind it.
+    header = json.dumps({"big": {"dtype": "BF16", "shape": [5_000_000, 1_000_000], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    assert parameters_in(tensor_shapes(FolderFiles(tmp_path))) == 5 * 10**12
+
+
+def test_shards_are_added_up(tmp_path: Path):
+    for name in ("a", "b"):
+        header = json.dumps({name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+        (tmp_path / f"model-{name}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    shards = {"weight_map": {"a": "model-a.safetensors", "b": "model-b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(shards))
+    assert tensor_shapes(FolderFiles(tmp_path)) == {"a": (2, 3), "b": (2, 3)}
+
+
+@pytest.mark.parametrize("content", [b"", b"short", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 2) + b"[]"])
+def test_a_damaged_header_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors has no readable header"):
+        tensor_shapes(FolderFiles(tmp_path))
+
+
+def test_a_model_without_safetensors_is_an_error(tmp_path: Path):
+    with pytest.raises(ModelError, match="there are no safetensors in the model folder"):
+        tensor_shapes(FolderFiles(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path):
+    with pytest.raises(ModelError, match="does not exist; give a folder or a hub id"):
+        stored_files(str(tmp_path / "absent"))
+
+
+def test_a_folder_of_something_else_holds_no_generator(judge: Path):
+    with pytest.raises(ModelError, match="holds no generator"):
+        plan_of(judge, judge)
