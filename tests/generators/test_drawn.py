@@ -1,6 +1,8 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from rewarddance.config.alignment import GeneratorLoraConfig
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.generators.drawn import load_drawn
 from rewarddance.generators.loading import load_generator
@@ -8,6 +10,7 @@ from rewarddance.generators.phrases import PhraseEncoder
 from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.generators.sampling import generate
 from rewarddance.lab.generator_weights import lab_generator
+from rewarddance.training.policy import Policy
 
 PROMPTS = ("a red circle left of a square", "two blue crosses")
 ENCODER = PhraseEncoder(
@@ -29,7 +32,7 @@ def test_the_lab_generator_loads_as_any_other(generator):
 
 
 def test_a_phrase_is_one_hot_in_every_slot():
-    # count 2 + 1, colour 2 + 1, shape 2 + 1, links 2 + 1, place 2: 14 entries; red is the first colour, "no link" the last
+    # count 2 + 1, colour 2 + 1, shape 2 + 1, links 2 + 1, place 2: 14 entries; red is the first colour
     first, second = ENCODER.encode(["two red circles"])[0]
     assert first.nonzero().flatten().tolist() == [1, 3, 6, 11, 12]
     assert not second.any()
@@ -82,4 +85,27 @@ def test_a_folder_without_its_grammar_is_refused(generator, tmp_path):
     generator.save(tmp_path)
     (tmp_path / "phrases.json").unlink()
     with pytest.raises(ModelError, match="grammar"):
+        load_drawn(tmp_path)
+
+
+def test_a_tuned_generator_is_saved_with_its_adapters_merged(tmp_path):
+    generator = load_generator(str(lab_generator()), device="cpu")
+    Policy(generator, GeneratorLoraConfig(), "float32", seed=0)
+    for name, weight in generator.module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(0))
+    generator.save(tmp_path)
+    again = generate(load_drawn(tmp_path), PROMPTS, [0, 1])
+    torch.testing.assert_close(again, generate(generator, PROMPTS, [0, 1]), atol=1e-4, rtol=0)
+    base = load_generator(str(lab_generator()), device="cpu")
+    assert (again - generate(base, PROMPTS, [0, 1])).abs().max() > 0.05
+
+
+def test_a_folder_with_missing_weights_is_refused(generator, tmp_path):
+    generator.save(tmp_path)
+    path = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights.popitem()
+    save_file(weights, path)
+    with pytest.raises(ModelError, match="missing"):
         load_drawn(tmp_path)

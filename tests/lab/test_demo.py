@@ -16,7 +16,7 @@ def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = DemoSettings(tmp_path_factory.mktemp("demo"), train=64, test=20, epochs=1)
+    settings = DemoSettings(tmp_path_factory.mktemp("demo"), train=64, test=20, epochs=1, alignment_steps=10)
     run_demo(settings, silent)
     return settings.folder
 
@@ -29,10 +29,17 @@ def test_the_demo_ends_with_a_page_and_a_summary_of_both_models(folder: Path) ->
     assert set(summary["models"]["pairwise"]) == {"in domain", "out of domain"}
 
 
+def test_the_demo_aligns_the_generator_and_says_what_became_of_gold(folder: Path) -> None:
+    alignment = json.loads((folder / SUMMARY_NAME).read_text())["alignment"]
+    assert alignment["optimizer_steps"] == 10
+    assert 0.4 < alignment["gold_before"] < 0.7
+    assert (folder / "aligned" / "generator" / "model_index.json").is_file()
+
+
 def test_a_finished_demo_is_not_made_again(folder: Path) -> None:
     weights = folder / "pairwise" / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    run_demo(DemoSettings(folder, train=64, test=20, epochs=1), silent)
+    run_demo(DemoSettings(folder, train=64, test=20, epochs=1, alignment_steps=10), silent)
     assert weights.stat().st_mtime_ns == before
 
 

@@ -136,6 +136,18 @@ class SamplingConfig(BaseModel):
         return self
 
 
+class AugmentationConfig(BaseModel):
+    """Small changes of pictures before a differentiable reward sees them, against textures that please it alone."""
+
+    model_config = _STRICT
+
+    shift: int = Field(default=0, ge=0)
+    """Largest shift in pixels, in both directions; a little under half a patch of the reward model does well."""
+
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of Gaussian noise on pixels in [0, 1]."""
+
+
 class RegulariserConfig(BaseModel):
     """What keeps the policy near the generator that it came from."""
 
@@ -197,6 +209,9 @@ class AlignConfig(BaseModel):
 
     method: MethodConfig = ReflConfig()
     """How the reward changes the generator."""
+
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Small changes of pictures before a differentiable reward sees them."""
 
     regulariser: RegulariserConfig = RegulariserConfig()
     """What keeps the policy near the generator that it came from."""

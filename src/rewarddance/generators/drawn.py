@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.generators.merged_weights import merged_network
 from rewarddance.generators.phrases import PhraseEncoder, read_phrases
 from rewarddance.generators.protocol import Conditions, ImageSize
 
@@ -108,7 +109,7 @@ class DrawnGenerator:
     def save(self, folder: Path) -> None:
         """Write `transformer/`, `scheduler/`, the grammar, and `model_index.json`, in diffusers' layout."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._transformer.save_pretrained(folder / "transformer")
+        merged_network(self._transformer).save_pretrained(folder / "transformer")
         scheduler: Any = FlowMatchEulerDiscreteScheduler
         scheduler(num_train_timesteps=_TIMESTEPS, shift=1.0).save_pretrained(folder / "scheduler")
         self._encoder.save(folder)
@@ -147,11 +148,17 @@ def load_drawn(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
     try:
         settings = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         network: Any = PixArtTransformer2DModel
-        transformer = network.from_pretrained(
-            folder / "transformer", local_files_only=True, use_safetensors=True, torch_dtype=dtype
+        transformer, report = network.from_pretrained(
+            folder / "transformer",
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
         )
         kept = {name: settings[name] for name in ("denoising_steps", "guidance")}
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())
         raise ModelError(f"{folder} holds no drawn generator that can be read ({line}); restore the folder") from error
+    if report["missing_keys"]:  # diffusers would leave them without values
+        raise ModelError(f"{folder}: weights are missing, such as {report['missing_keys'][0]}; copy the folder again")
     return DrawnGenerator(transformer.to(device).eval(), read_phrases(folder), kept)

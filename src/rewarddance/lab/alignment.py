@@ -3,12 +3,15 @@
 The demo and the studies are made of these; the work is done by the same code as on real generators.
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rewarddance.config.alignment import (
     AlignConfig,
+    AugmentationConfig,
     GeneratorConfig,
     GeneratorLoraConfig,
     JudgeConfig,
@@ -37,7 +40,6 @@ TRAIN_NAME, HELD_OUT_NAME = "train.txt", "held_out.txt"
 GOLD_SAMPLES = 4
 
 _DRAWS = 600
-_PER_KIND = 32
 _HELD_OUT_SHARE = 0.25
 _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 
@@ -56,6 +58,8 @@ class LabAlignment:
         optimizer_steps: Updates.
         learning_rate: Of the adapters.
         velocity_weight: How strongly the policy is held near the base.
+        shift: Largest shift of pictures before the reward sees them, in pixels.
+        noise: Noise on them.
         guard: Who watches; None for nobody.
         evaluate_every: Updates between evaluations.
         seed: Decides prompts, noise and adapters.
@@ -68,20 +72,22 @@ class LabAlignment:
     judges: tuple[Path, ...]
     method: MethodName = "refl"
     optimizer_steps: int = 100
-    learning_rate: float = 3e-4
-    velocity_weight: float = 0.0
+    learning_rate: float = 5e-4
+    velocity_weight: float = 0.2
+    shift: int = 3
+    noise: float = 0.03
     guard: GuardConfig | None = None
     evaluate_every: int = 10
     seed: int = 0
 
 
-def write_prompts(folder: Path, seed: int) -> None:
+def write_prompts(folder: Path, seed: int, per_kind: int = 32) -> None:
     """Draw prompts of the domain: `train.txt`, and `held_out.txt` with none of them, a quarter of each kind."""
     train: list[str] = []
     held_out: list[str] = []
     for kind in KINDS:
         rng = numpy_rng(seed, "alignment prompts", kind)
-        drawn = list(dict.fromkeys(sample_prompt(rng, "in", kind).text for _ in range(_DRAWS)))[:_PER_KIND]
+        drawn = list(dict.fromkeys(sample_prompt(rng, "in", kind).text for _ in range(_DRAWS)))[:per_kind]
         count = max(1, round(_HELD_OUT_SHARE * len(drawn)))
         held_out += drawn[:count]
         train += drawn[count:]
@@ -90,17 +96,37 @@ def write_prompts(folder: Path, seed: int) -> None:
     write_text_atomic(folder / HELD_OUT_NAME, "\n".join(held_out) + "\n")
 
 
-def draw_references(folder: Path, prompts: Path, judge: Path, candidates: int = 4, seed: int = 0) -> None:
+def draw_references(
+    folder: Path,
+    prompts: Path,
+    judge: Path,
+    candidates: int = 4,
+    seed: int = 0,
+    on_done: Callable[[int], None] | None = None,
+) -> None:
     """Best of `candidates` of the base generator for every prompt, those held out included; continued if begun."""
     asked = [item for name in (TRAIN_NAME, HELD_OUT_NAME) for item in read_prompts(prompts / name)]
     settings = TournamentSettings("lab:drawn", judge.parent.name, candidates=candidates, top=1, seed=seed)
     generator = load_generator(str(lab_generator()))
-    make_references(pictures_of(generator), load_reward_model(judge), asked, folder, settings)
+    make_references(pictures_of(generator), load_reward_model(judge), asked, folder, settings, on_progress=on_done)
+
+
+def prompt_count(prompts: Path) -> int:
+    """How many prompts a folder of `write_prompts` holds."""
+    return sum(len(read_prompts(prompts / name)) for name in (TRAIN_NAME, HELD_OUT_NAME))
+
+
+def gold_by_step(folder: Path) -> dict[int, float]:
+    """Mean gold of each evaluation of a run, by optimizer step."""
+    lines = (folder / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["optimizer_step"]: row["extra"]["gold"] for row in rows}
 
 
 def alignment_config(run: LabAlignment) -> AlignConfig:
     """The run as a config, which the run directory keeps."""
-    method: MethodConfig = ReflConfig(window=(0.4, 1.0))
+    # All of the way: what a picture shows is decided early, and how clean it is drawn late.
+    method: MethodConfig = ReflConfig(window=(0.0, 0.9))
     if run.method == "flow_grpo":
         method = FlowGrpoConfig(group_size=8, stochastic_steps=4, clip_range=1e-3)
     return AlignConfig(
@@ -110,6 +136,7 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
         references=ReferencesConfig(folder=run.references),
         method=method,
+        augmentation=AugmentationConfig(shift=run.shift, noise=run.noise),
         regulariser=RegulariserConfig(velocity_weight=run.velocity_weight),
         optimizer=PolicyOptimizerConfig(learning_rate=run.learning_rate),
         guard=run.guard,

@@ -20,10 +20,24 @@ from typing import Any
 
 import torch
 
+from rewarddance.config.guard import GuardConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
-from rewarddance.lab.alignment import LabAlignment, MethodName, align_in_lab, draw_references, write_prompts
+from rewarddance.data.prompts import read_prompts
+from rewarddance.generators.loading import load_generator
+from rewarddance.lab.alignment import (
+    HELD_OUT_NAME,
+    LabAlignment,
+    MethodName,
+    align_in_lab,
+    draw_references,
+    gold_by_step,
+    write_prompts,
+)
 from rewarddance.lab.base_models import BaseSize
+from rewarddance.lab.generator_weights import lab_generator
+from rewarddance.lab.gold_curves import GoldTable, gold_table
+from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.run_folder import RunFolder
@@ -32,6 +46,9 @@ METHODS: tuple[MethodName, ...] = ("refl", "flow_grpo")
 LEARNING_RATES: dict[MethodName, float] = {"refl": 1e-3, "flow_grpo": 2e-3}
 OPTIMIZER_STEPS: dict[MethodName, int] = {"refl": 100, "flow_grpo": 100}
 COMPARISONS = 4000
+GUARDED_STEPS = 320
+GUARDED_RATE = 3e-4
+FINAL_SAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +127,21 @@ def alignment_cells(
 
 def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None = None) -> list[Path]:
     """Make every run that is not finished; returns their folders in the order of the cells."""
-    if not study.prompts.is_dir():
-        write_prompts(study.prompts, study.drawing)
-    draw_references(
-        study.references, study.prompts, study.model("small", "pairwise", study.judge_seeds[0]), seed=study.drawing
-    )
+    _prepare(study)
     with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_make, study, cell) for cell in study.cells]
         for done, _ in enumerate(as_completed(futures), start=1):
             if on_done is not None:
                 on_done(done)
         return [future.result() for future in futures]
+
+
+def _prepare(study: AlignmentStudy) -> None:
+    """Prompts and reference images; the best of four by the first seed's largest pairwise model."""
+    if not study.prompts.is_dir():
+        write_prompts(study.prompts, study.drawing)
+    judge = study.model("small", "pairwise", study.judge_seeds[0])
+    draw_references(study.references, study.prompts, judge, seed=study.drawing)
 
 
 def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
@@ -145,6 +166,76 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
         shutil.rmtree(folder / "generator", ignore_errors=True)
         write_json_atomic(finished, {**asdict(cell), "ending": result.ending, "drawing": study.drawing})
     return folder
+
+
+def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[int], None] | None = None) -> list[Any]:
+    """The largest pairwise reward model with the guard, once for each seed; one row a run."""
+    _prepare(study)
+    with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_make_guarded, study, seed) for seed in seeds]
+        for done, _ in enumerate(as_completed(futures), start=1):
+            if on_done is not None:
+                on_done(done)
+        return [future.result() for future in futures]
+
+
+def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean gain of gold over seeds with its 95 % t interval, and what is left of the diversity."""
+    gains = [row["gold_after"] - row["gold_before"] for row in rows]
+    mean, half = mean_and_half_width(gains)
+    return {
+        "gold_gain": mean,
+        "gold_gain_low": mean - half,
+        "gold_gain_high": mean + half,
+        "diversity_ratio": sum(row["diversity_after"] / row["diversity_before"] for row in rows) / len(rows),
+        "seeds": [row["seed"] for row in rows],
+    }
+
+
+def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    folder = study.folder / f"guarded-{seed}"
+    kept = folder / "row.json"
+    if kept.is_file():
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    run = LabAlignment(
+        folder=folder,
+        prompts=study.prompts,
+        references=study.references,
+        reward=study.model("small", "pairwise", seed),
+        judges=(study.model("small", "pairwise", (seed + 1) % len(study.judge_seeds)),),
+        optimizer_steps=GUARDED_STEPS,
+        learning_rate=GUARDED_RATE,
+        evaluate_every=GUARDED_STEPS // 8,
+        guard=GuardConfig(),
+        seed=seed,
+    )
+    result = align_in_lab(run)
+    base, tuned = (load_generator(str(path)) for path in (lab_generator(), folder / "generator"))
+    prompts = [item.prompt for item in read_prompts(study.prompts / HELD_OUT_NAME)]
+    before, after = (gold_table(generator, prompts, FINAL_SAMPLES, seed=1) for generator in (base, tuned))
+    row = {
+        "seed": seed,
+        "ending": result.ending,
+        "optimizer_steps": result.optimizer_steps,
+        "kept_step": result.best_step if result.ending == "roll_back" else result.optimizer_steps,
+        **_figures("before", before),
+        **_figures("after", after),
+        "gold_by_step": gold_by_step(folder),
+    }
+    write_json_atomic(kept, row)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return row
+
+
+def _figures(moment: str, table: GoldTable) -> dict[str, float]:
+    return {
+        f"gold_{moment}": float(table.overall.mean()),
+        f"alignment_{moment}": float(table.alignment.mean()),
+        f"quality_{moment}": float(table.quality.mean()),
+        f"diversity_{moment}": table.diversity,
+    }
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

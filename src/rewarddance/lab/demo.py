@@ -1,7 +1,9 @@
-"""The demo: from nothing to two reward models, measured and shown on one page.
+"""The demo: from nothing to two reward models and an aligned generator, measured and shown on one page.
 
 It draws comparisons of the lab's world, trains the pairwise generative and the scalar model from the same base on
-the same comparisons, evaluates both in and out of domain, and writes `report.html` and `summary.json`.
+the same comparisons, and evaluates both in and out of domain. Then the pairwise model chooses reference images among
+the generator's own pictures and tunes the generator by ReFL, with the scalar model as the guard's held-out judge.
+Everything ends in `report.html` and `summary.json`.
 """
 
 import json
@@ -12,9 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rewarddance.config.guard import GuardConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
+from rewarddance.lab.alignment import (
+    LabAlignment,
+    align_in_lab,
+    draw_references,
+    gold_by_step,
+    prompt_count,
+    write_prompts,
+)
 from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
 from rewarddance.lab.learning import LabRun, clear_gold, learn, measure
@@ -25,6 +36,7 @@ from rewarddance.rewards.protocol import RewardKind
 
 REPORT_NAME, SUMMARY_NAME = "report.html", "summary.json"
 KINDS: tuple[RewardKind, ...] = ("pairwise", "scalar")
+ALIGNED = "aligned"
 
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Shows how far a stage is: takes its name and its number of items, gives a function of the items done."""
@@ -40,6 +52,7 @@ class DemoSettings:
         train: Comparisons to learn from.
         test: Comparisons of each test split.
         epochs: How often each comparison is seen.
+        alignment_steps: Updates of the generator.
         seed: Decides everything.
     """
 
@@ -48,6 +61,7 @@ class DemoSettings:
     train: int = 1600
     test: int = 300
     epochs: int = 3
+    alignment_steps: int = 60
     seed: int = 0
 
 
@@ -62,8 +76,9 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
         model = learn(run, data)
         with stage(f"judging with the {kind} model", 2 * settings.test) as show:
             reports[kind] = measure(model, data, folder, kind, show)
-    runs = [read_run(settings.folder / kind) for kind in KINDS]
-    page = run_page(runs, "RewardDance demo: two reward models of the lab")
+    aligned = _aligned(settings, stage)
+    runs = [read_run(settings.folder / name) for name in (*KINDS, ALIGNED)]
+    page = run_page(runs, "RewardDance demo: two reward models of the lab, and a generator tuned with one of them")
     write_page(page, settings.folder / REPORT_NAME)
     summary = {
         "seconds": round(time.perf_counter() - began, 1),
@@ -73,6 +88,7 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
             kind: {name: figures(group) for name, group in report.facets["split"].items()}
             for kind, report in reports.items()
         },
+        "alignment": aligned,
     }
     write_json_atomic(settings.folder / SUMMARY_NAME, summary)
     return summary
@@ -90,6 +106,38 @@ def figures(group: GroupReport) -> dict[str, float | None]:
         "share_inconsistent_one_order": None if inconsistent is None else inconsistent.estimate,
         "choice_accuracy": None if group.accuracy is None else group.accuracy.estimate,
         "calibration_error": None if group.calibration is None else group.calibration.ece,
+    }
+
+
+def _aligned(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
+    """Reference images, ReFL with the guard, and what became of gold."""
+    prompts, references = settings.folder / "prompts", settings.folder / "references"
+    if not prompts.is_dir():
+        write_prompts(prompts, settings.seed, per_kind=16)
+    reward, judge = (settings.folder / kind / "model" for kind in KINDS)
+    with stage("choosing reference images", prompt_count(prompts)) as show:
+        draw_references(references, prompts, reward, candidates=3, seed=settings.seed, on_done=show)
+    run = LabAlignment(
+        folder=settings.folder / ALIGNED,
+        prompts=prompts,
+        references=references,
+        reward=reward,
+        judges=(judge,),
+        optimizer_steps=settings.alignment_steps,
+        guard=GuardConfig(),
+        seed=settings.seed,
+    )
+    result = align_in_lab(run)
+    kept = result.best_step if result.ending == "roll_back" else result.optimizer_steps
+    gold = gold_by_step(run.folder)
+    return {
+        "optimizer_steps": result.optimizer_steps,
+        "ending": result.ending,
+        "verdict": result.verdict,
+        "kept_step": kept,
+        "gold_before": gold[0],
+        "gold_kept": gold.get(kept or 0),
+        "gold_last": gold[max(gold)],
     }
 
 

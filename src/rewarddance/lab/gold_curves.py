@@ -11,6 +11,7 @@ from rewarddance.generators.protocol import Generator
 from rewarddance.generators.sampling import generate
 from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.prompts import KINDS, parse_prompt
+from rewarddance.metrics.diversity import colour_grid_features, within_prompt_distance
 
 _BATCH = 48
 
@@ -24,12 +25,14 @@ class GoldTable:
         overall: What preferences are drawn from, in [0, 1].
         alignment: How much of the prompt is shown, in [0, 1].
         quality: Sharpness, cleanness and contrast together, in [0, 1].
+        diversity: Mean distance between two pictures of a prompt; see `metrics.diversity`.
     """
 
     prompts: tuple[str, ...]
     overall: Float[np.ndarray, "prompts samples"]
     alignment: Float[np.ndarray, "prompts samples"]
     quality: Float[np.ndarray, "prompts samples"]
+    diversity: float
 
     def by_kind(self) -> dict[str, float]:
         """Mean alignment by kind of prompt, for the kinds that there are."""
@@ -52,7 +55,10 @@ def gold_table(generator: Generator, prompts: Sequence[str], samples: int, seed:
     judged = [judge_picture(picture, parse_prompt(prompt)) for picture, prompt in zip(pixels, asked, strict=True)]
     parts = [(gold.overall, gold.alignment, gold.quality) for gold in judged]
     table = np.array(parts).reshape(len(prompts), samples, 3)
-    return GoldTable(tuple(prompts), table[..., 0], table[..., 1], table[..., 2])
+    rows = np.repeat(np.arange(len(prompts)), samples)
+    features = colour_grid_features(pixels.transpose(0, 3, 1, 2))
+    diversity = float(within_prompt_distance(features, rows).mean()) if samples > 1 else 0.0
+    return GoldTable(tuple(prompts), table[..., 0], table[..., 1], table[..., 2], diversity)
 
 
 def gold_curves(prompts: Sequence[str], samples: int, seed: int) -> Callable[[Generator, int], dict[str, float]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from scipy import stats
 
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
@@ -24,6 +23,7 @@ from rewarddance.evaluation.preference_report import GroupReport
 from rewarddance.lab.base_models import SHAPES, BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, clear_gold, learn, measure
+from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.rewards.protocol import RewardKind
 
 StudyName = Literal["paradigms", "learning_curve"]
@@ -160,10 +160,9 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def over_seeds(values: Sequence[float]) -> str:
     """Mean with its 95 % t interval over seeds, such as `0.912 [0.900, 0.924]`."""
-    mean = sum(values) / len(values)
+    mean, half = mean_and_half_width(values)
     if len(values) < 2:
         return f"{mean:.3f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
 
 

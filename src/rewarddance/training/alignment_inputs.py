@@ -18,6 +18,7 @@ from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.training.guard_observation import HeldOutJudge
 from rewarddance.training.reward_signal import ReferenceImage, ReferenceUse, RewardSignal, reward_from_model
+from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.trained_parameters import compute_dtype
 from rewarddance.training.workbench import ReferenceLookup
 
@@ -168,6 +169,10 @@ def _use(settings: ReferencesConfig) -> ReferenceUse:
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:
-    """Last parts of paths or ids, with a number where two are the same."""
-    short = [Path(path).name or path for path in paths]
+    """Last parts of paths or ids (of a run's folder for its `model`), with a number where two are the same."""
+    short = [_short(Path(path)) or path for path in paths]
     return [name if short.count(name) == 1 else f"{name} {place + 1}" for place, name in enumerate(short)]
+
+
+def _short(path: Path) -> str:
+    return path.parent.name if path.name == RunFolder(path.parent).model.name and path.parent.name else path.name

@@ -11,6 +11,7 @@ from torch import Tensor
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.generators.sampling import sample
+from rewarddance.training.augmentation import augmented
 from rewarddance.training.policy import Policy
 from rewarddance.training.prompt_draws import PromptDraws
 from rewarddance.training.reward_signal import ReferenceImage, RewardSignal, RewardValues
@@ -98,7 +99,8 @@ class Workbench:
             return self.policy.generator.decode(latents, self.size)
 
     def climb(self, pixels: Tensor, prompts: Sequence[str], optimizer_step: int) -> RewardValues:
-        """Rewards with gradient down to the pixels."""
+        """Rewards with gradient down to the pixels, augmented as the config says."""
+        pixels = augmented(pixels, self.config.augmentation, self.config.seed, optimizer_step)
         return self.reward.log_odds(pixels, prompts, self.references(prompts), optimizer_step=optimizer_step)
 
     def judge(self, latents: Tensor, prompts: Sequence[str], optimizer_step: int) -> RewardValues:
