@@ -6,8 +6,8 @@ from rewarddance.lab.seeds import mean_and_half_width
 
 def test_cells_come_seed_by_seed_so_that_a_study_cut_short_has_whole_columns():
     cells = alignment_cells((0, 1))
-    assert len(cells) == 2 * 2 * 3 * 3
-    assert {cell.seed for cell in cells[:18]} == {0}
+    assert len(cells) == 2 * 3 * 3 * 3
+    assert {cell.seed for cell in cells[:27]} == {0}
     assert len({cell.name for cell in cells}) == len(cells)
 
 

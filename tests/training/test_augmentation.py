@@ -1,7 +1,7 @@
 import torch
 
 from rewarddance.config.alignment import AugmentationConfig
-from rewarddance.training.augmentation import augmented
+from rewarddance.training.augmentation import augmented, moved
 
 PICTURES = torch.rand((3, 3, 6, 6), generator=torch.Generator().manual_seed(0))
 
@@ -36,3 +36,10 @@ def test_gradients_go_through():
     augmented(pictures, AugmentationConfig(shift=1, noise=0.1), 0, 0).sum().backward()
     assert pictures.grad is not None
     assert pictures.grad.abs().sum() > 0
+
+
+def test_a_picture_that_is_moved_down_and_left_repeats_its_top_row_and_right_column():
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3).expand(1, 3, 3, 3)
+    # rows 0 1 2 / 3 4 5 / 6 7 8: down by one, then left by one
+    assert moved(picture, 1, -1)[0, 0].tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
+    assert torch.equal(moved(picture, 0, 0), picture)

@@ -78,6 +78,10 @@ class JudgeConfig(BaseModel):
     instruction: str | None = None
     """Name of the criteria to judge by; null for the model's own."""
 
+    shift: int = Field(default=0, ge=0)
+    """Pixels by which pictures are moved before this judge sees them. Textures that please reward models are locked to
+    their grid of patches and rarely survive it; a little under half a patch does well."""
+
 
 class PromptsConfig(BaseModel):
     """What the generator is asked for."""

@@ -38,6 +38,7 @@ MethodName = Literal["refl", "flow_grpo"]
 
 TRAIN_NAME, HELD_OUT_NAME = "train.txt", "held_out.txt"
 GOLD_SAMPLES = 4
+JUDGE_SHIFT = 3
 
 _DRAWS = 600
 _HELD_OUT_SHARE = 0.25
@@ -132,7 +133,7 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
     return AlignConfig(
         generator=GeneratorConfig(path=str(lab_generator()), lora=GeneratorLoraConfig(target_modules=_ADAPTED)),
         rewards=(RewardConfig(model=str(run.reward)),),
-        judges=tuple(JudgeConfig(model=str(judge)) for judge in run.judges),
+        judges=tuple(JudgeConfig(model=str(judge), shift=JUDGE_SHIFT) for judge in run.judges),
         prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
         references=ReferencesConfig(folder=run.references),
         method=method,

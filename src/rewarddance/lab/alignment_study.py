@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -42,9 +42,28 @@ from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.run_folder import RunFolder
 
-METHODS: tuple[MethodName, ...] = ("refl", "flow_grpo")
-LEARNING_RATES: dict[MethodName, float] = {"refl": 1e-3, "flow_grpo": 2e-3}
-OPTIMIZER_STEPS: dict[MethodName, int] = {"refl": 100, "flow_grpo": 100}
+WayName = Literal["refl", "refl_augmented", "flow_grpo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a reward model is optimised: see `LabAlignment` for the fields."""
+
+    method: MethodName
+    learning_rate: float
+    velocity_weight: float = 0.0
+    shift: int = 0
+    noise: float = 0.0
+
+
+WAYS: dict[WayName, Way] = {
+    "refl": Way("refl", 1e-3),
+    "refl_augmented": Way("refl", 3e-4, velocity_weight=0.2, shift=3, noise=0.03),
+    "flow_grpo": Way("flow_grpo", 3e-3),
+}
+"""Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
+
+OPTIMIZER_STEPS, EVALUATE_EVERY = 60, 6
 COMPARISONS = 4000
 GUARDED_STEPS = 320
 GUARDED_RATE = 3e-4
@@ -57,13 +76,13 @@ class AlignmentCell:
 
     size: BaseSize
     kind: RewardKind
-    method: MethodName
+    way: WayName
     seed: int
 
     @property
     def name(self) -> str:
         """Folder name of the run."""
-        return f"{self.size}-{self.kind}-{self.method}-{self.seed}"
+        return f"{self.size}-{self.kind}-{self.way}-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +94,7 @@ class AlignmentStudy:
         models: Folder of the runs of `lab study paradigms`.
         cells: Which runs.
         drawing: Seed of prompts and reference images.
-        judge_seeds: Seeds of the reward models among which held-out judges are chosen: the next after the run's own.
+        judge_seeds: Seeds of the reward models among which held-out judges are chosen: the first but the run's own.
         jobs: Runs at a time, one thread each.
     """
 
@@ -108,21 +127,19 @@ class AlignmentStudy:
         return folder
 
     def judges(self, cell: AlignmentCell) -> tuple[Path, ...]:
-        """Held-out judges of a run: the largest generative models that have learned from other comparisons."""
-        others = [seed for seed in self.judge_seeds if seed != cell.seed]
-        return (self.model("small", "pointwise", others[0]), self.model("small", "pointwise", others[-1]))
+        """Held-out judges of a run: generative models of two sizes that have learned from other comparisons."""
+        other = next(seed for seed in self.judge_seeds if seed != cell.seed)
+        return (self.model("small", "pointwise", other), self.model("micro", "pointwise", other))
 
 
 def alignment_cells(
     seeds: Sequence[int],
     sizes: Sequence[BaseSize] = ("nano", "micro", "small"),
     kinds: Sequence[RewardKind] = ("pairwise", "pointwise", "scalar"),
-    methods: Sequence[MethodName] = METHODS,
+    ways: Sequence[WayName] = tuple(WAYS),
 ) -> tuple[AlignmentCell, ...]:
     """Every run, those of the first seed first, so that a study that is cut short has whole columns."""
-    return tuple(
-        AlignmentCell(size, kind, method, seed) for seed, method, size, kind in product(seeds, methods, sizes, kinds)
-    )
+    return tuple(AlignmentCell(size, kind, way, seed) for seed, way, size, kind in product(seeds, ways, sizes, kinds))
 
 
 def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None = None) -> list[Path]:
@@ -147,19 +164,20 @@ def _prepare(study: AlignmentStudy) -> None:
 def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
     """One run in a process of its own; what it leaves is its curves and pictures, without weights."""
     torch.set_num_threads(1)
-    folder = study.folder / cell.name
+    folder = study.folder / f"drawing-{study.drawing}" / cell.name
     finished = folder / "finished.json"
     if not finished.is_file():
+        way = WAYS[cell.way]
         run = LabAlignment(
             folder=folder,
             prompts=study.prompts,
             references=study.references,
             reward=study.model(cell.size, cell.kind, cell.seed),
             judges=study.judges(cell),
-            method=cell.method,
-            optimizer_steps=OPTIMIZER_STEPS[cell.method],
-            learning_rate=LEARNING_RATES[cell.method],
+            optimizer_steps=OPTIMIZER_STEPS,
+            evaluate_every=EVALUATE_EVERY,
             seed=cell.seed,
+            **asdict(way),
         )
         result = align_in_lab(run)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -16,6 +16,7 @@ from rewarddance.generators.loading import load_generator
 from rewarddance.generators.protocol import Generator
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
+from rewarddance.training.augmentation import moved
 from rewarddance.training.guard_observation import HeldOutJudge
 from rewarddance.training.reward_signal import ReferenceImage, ReferenceUse, RewardSignal, reward_from_model
 from rewarddance.training.run_folder import RunFolder
@@ -89,12 +90,13 @@ class _HeldOutModel:
         self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
         self._references = references
         self._batch_size = config.batch_size
+        self._shift = judge.shift
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Sequence[float]:
         rewards: list[float] = []
         for first in range(0, len(prompts), self._batch_size):
             asked = prompts[first : first + self._batch_size]
-            shown = pixels[first : first + self._batch_size].to(self._device)
+            shown = moved(pixels[first : first + self._batch_size], self._shift, -self._shift).to(self._device)
             values = self._signal.judge(shown, asked, self._references(asked), optimizer_step=0, is_training=False)
             rewards += values.proxy.tolist()
         return rewards

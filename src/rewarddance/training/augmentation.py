@@ -33,11 +33,16 @@ def augmented(
     return pixels
 
 
-def _shifted(pixels: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    height, width = pixels.shape[-2:]
+def moved(
+    pixels: Float[Tensor, "batch 3 height width"], down: int, right: int
+) -> Float[Tensor, "batch 3 height width"]:
+    """The same pictures, all moved by so many pixels (negative: up, left), with their border repeated."""
+    most = max(abs(down), abs(right))
     padded = functional.pad(pixels, (most, most, most, most), mode="replicate")
-    places = torch.randint(0, 2 * most + 1, (len(pixels), 2), generator=rng).tolist()
-    moved = [
-        picture[:, top : top + height, left : left + width] for picture, (top, left) in zip(padded, places, strict=True)
-    ]
-    return torch.stack(moved)
+    height, width = pixels.shape[-2:]
+    return padded[..., most - down : most - down + height, most - right : most - right + width]
+
+
+def _shifted(pixels: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    places = torch.randint(-most, most + 1, (len(pixels), 2), generator=rng).tolist()
+    return torch.cat([moved(picture[None], *place) for picture, place in zip(pixels, places, strict=True)])

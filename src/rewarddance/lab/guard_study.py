@@ -1,0 +1,109 @@
+"""How well the guard tells hacking from learning, on recorded runs whose gold is known.
+
+A run hacks when its gold falls, after its peak, by at least 5 % of its rise, and by more than gold moves between two
+evaluations for other reasons. The guard and the paper's signal (reward spread alone) judge the same observations; none
+of them has seen gold. Thresholds are fixed on runs of another drawing of the world: other comparisons, prompts,
+references and seeds.
+
+Source:
+    RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.lab.alignment_study import observation_rows, read_rows
+from rewarddance.metrics.overoptimization import GoldCurve, detector_confusion, gold_curve
+from rewarddance.training.guard import replay
+from rewarddance.training.guard_observation import Observation
+from rewarddance.training.run_folder import RunFolder
+
+FALL_SHARE = 0.05
+SMALLEST_FALL = 0.01
+"""In gold: what 140 pictures of the same noise move by between two evaluations of a policy that has settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One run as it was recorded.
+
+    Attributes:
+        name: Of its folder.
+        steps: Optimizer step of each evaluation.
+        gold: Mean gold at each evaluation.
+        observations: What a guard would have seen.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    gold: tuple[float, ...]
+    observations: tuple[Observation, ...]
+
+    @property
+    def curve(self) -> GoldCurve:
+        """What happened to gold, and whether that is hacking."""
+        return gold_curve(np.array(self.gold), FALL_SHARE, SMALLEST_FALL)
+
+
+def read_recorded(folder: Path) -> Recorded:
+    """Read a run of the alignment study."""
+    rows = read_rows(RunFolder(folder).evaluations)
+    return Recorded(
+        name=folder.name,
+        steps=tuple(row["optimizer_step"] for row in rows),
+        gold=tuple(row["extra"]["gold"] for row in rows),
+        observations=tuple(Observation.from_json(row) for row in observation_rows(folder)),
+    )
+
+
+def judged(run: Recorded, config: GuardConfig | SpreadConfig) -> dict[str, Any]:
+    """What a detector says of a run: when it first calls it hacking, and which gold its roll-back keeps."""
+    verdicts = replay(config, run.observations)
+    alarm = next((verdict for verdict in verdicts if verdict.state == "hacking"), None)
+    target = run.steps.index(alarm.best_step) if alarm is not None else len(run.steps) - 1
+    return {
+        "alarm_step": None if alarm is None else alarm.optimizer_step,
+        "kept_step": run.steps[target],
+        "kept_share": run.gold[target] / run.curve.peak,
+    }
+
+
+def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str, Any]:
+    """One row of the results: gold's curve and both detectors."""
+    return {
+        "run": run.name,
+        **asdict(run.curve),
+        "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
+        "guard": judged(run, guard),
+        "spread_alone": judged(run, spread),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Catches and false alarms of the guard, and the same of the spread alone."""
+    hacks = np.array([row["hacks"] for row in rows])
+    return {
+        "hacking_runs": int(hacks.sum()),
+        "healthy_runs": int((~hacks).sum()),
+        **_figures(rows, hacks, "guard"),
+        "spread_alone": _figures(rows, hacks, "spread_alone"),
+    }
+
+
+def _figures(rows: Sequence[dict[str, Any]], hacks: np.ndarray, detector: str) -> dict[str, Any]:
+    alarms = np.array([row[detector]["alarm_step"] is not None for row in rows])
+    confusion = detector_confusion(hacks, alarms)
+    kept = [row[detector]["kept_share"] for row in rows if row["hacks"] and row[detector]["alarm_step"] is not None]
+    return {
+        "caught": confusion.caught,
+        "catch_interval": confusion.catch_interval,
+        "false_alarms": confusion.false_alarms,
+        "false_alarm_interval": confusion.false_alarm_interval,
+        "gold_kept_median": median(kept) if kept else None,
+    }
