@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from rewarddance.cli.progress import progress
+from rewarddance.cli.output import print_json
+from rewarddance.cli.progress import hide_transformers_bars, progress
 
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
 
@@ -73,14 +74,24 @@ def pretrain(
 @lab_app.command("study")
 def study(
     name: Annotated[
-        Literal["paradigms", "learning_curve"], typer.Argument(metavar="NAME", help="paradigms or learning_curve.")
+        Literal["paradigms", "learning_curve", "alignment", "guard"],
+        typer.Argument(metavar="NAME", help="paradigms, learning_curve, alignment or guard."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path("runs/study"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the runs; finished ones are kept, and later studies use them.")
+    ] = Path("runs/study"),
     results: Annotated[Path, typer.Option(help="Folder for NAME.json.")] = Path("docs/results"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
 ) -> None:
     """Run a study of the lab: every run of it that is not finished, then its table."""
+    hide_transformers_bars()
+    if name == "alignment":
+        _alignment_study(out, results, seeds, jobs)
+        return
+    if name == "guard":
+        _guard_study(out, results)
+        return
     from rewarddance.lab.reward_study import STUDIES, StudySettings, markdown_table, run_study, runs_of, write_results
 
     settings = StudySettings(folder=out, seeds=tuple(range(seeds)), jobs=jobs)
@@ -88,6 +99,36 @@ def study(
         rows = run_study(STUDIES[name], settings, show)
     write_results(results / f"{name}.json", name, settings, rows)
     print(markdown_table(rows))
+
+
+def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.alignment_study import (
+        AlignmentStudy,
+        alignment_cells,
+        run_alignments,
+        run_guarded,
+        write_alignment_results,
+    )
+
+    cells = alignment_cells(range(seeds))
+    asked = AlignmentStudy(out / "alignment", out, cells, judge_seeds=tuple(range(max(2, seeds))), jobs=jobs)
+    with progress("the largest reward model, with the guard", seeds) as show:
+        guarded = run_guarded(asked, range(seeds), show)
+    with progress("study alignment", len(cells)) as show:
+        folders = run_alignments(asked, show)
+    print_json(write_alignment_results(results / "alignment.json", guarded, folders))
+
+
+def _guard_study(out: Path, results: Path) -> None:
+    from rewarddance.config.guard import GuardConfig, SpreadConfig
+    from rewarddance.core.errors import UsageError
+    from rewarddance.lab.alignment_study import FINISHED_NAME
+    from rewarddance.lab.guard_study import write_guard_results
+
+    folders = sorted(path.parent for path in (out / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
+    if not folders:
+        raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
+    print_json(write_guard_results(results / "guard.json", folders, GuardConfig(), SpreadConfig()))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

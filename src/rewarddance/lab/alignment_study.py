@@ -24,6 +24,7 @@ from rewarddance.config.guard import GuardConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.data.prompts import read_prompts
+from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.generators.loading import load_generator
 from rewarddance.lab.alignment import (
     HELD_OUT_NAME,
@@ -68,6 +69,7 @@ COMPARISONS = 4000
 GUARDED_STEPS = 320
 GUARDED_RATE = 3e-4
 FINAL_SAMPLES = 16
+FINISHED_NAME = "finished.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
     """One run in a process of its own; what it leaves is its curves and pictures, without weights."""
     torch.set_num_threads(1)
     folder = study.folder / f"drawing-{study.drawing}" / cell.name
-    finished = folder / "finished.json"
+    finished = folder / FINISHED_NAME
     if not finished.is_file():
         way = WAYS[cell.way]
         run = LabAlignment(
@@ -208,6 +210,30 @@ def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "diversity_ratio": sum(row["diversity_after"] / row["diversity_before"] for row in rows) / len(rows),
         "seeds": [row["seed"] for row in rows],
     }
+
+
+def write_alignment_results(path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> dict[str, Any]:
+    """Write `alignment.json`: summary of the guarded runs, their rows, and the curves of every other run."""
+    curves = [
+        {"run": folder.name, **json.loads((folder / FINISHED_NAME).read_text()), "evaluations": _curves(folder)}
+        for folder in runs
+    ]
+    figures = guarded_summary(guarded)
+    content = {
+        "study": "alignment",
+        "command": "rewarddance lab study alignment",
+        "versions": package_versions(),
+        "summary": figures,
+        "guarded": list(guarded),
+        "rows": curves,
+    }
+    write_json_atomic(path, content)
+    return figures
+
+
+def _curves(folder: Path) -> list[dict[str, Any]]:
+    names = ("optimizer_step", "proxy", "held_out", "spread", "saturation", "diversity", "kl", "extra")
+    return [{name: row[name] for name in names} for row in read_rows(RunFolder(folder).evaluations)]
 
 
 def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:

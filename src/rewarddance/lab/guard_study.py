@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.files import write_json_atomic
+from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.lab.alignment_study import observation_rows, read_rows
 from rewarddance.metrics.overoptimization import GoldCurve, detector_confusion, gold_curve
 from rewarddance.training.guard import replay
@@ -94,6 +96,27 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **_figures(rows, hacks, "guard"),
         "spread_alone": _figures(rows, hacks, "spread_alone"),
     }
+
+
+def write_guard_results(
+    path: Path, folders: Sequence[Path], guard: GuardConfig, spread: SpreadConfig
+) -> dict[str, Any]:
+    """Judge recorded runs and write `guard.json`: summary, thresholds, one row a run; returns the summary."""
+    rows = [row_of(read_recorded(folder), guard, spread) for folder in folders]
+    figures = summary(rows)
+    content = {
+        "study": "guard",
+        "command": "rewarddance lab study guard",
+        "versions": package_versions(),
+        "fall_share": FALL_SHARE,
+        "smallest_fall": SMALLEST_FALL,
+        "guard": guard.model_dump(mode="json"),
+        "spread": spread.model_dump(mode="json"),
+        "summary": figures,
+        "rows": rows,
+    }
+    write_json_atomic(path, content)
+    return figures
 
 
 def _figures(rows: Sequence[dict[str, Any]], hacks: np.ndarray, detector: str) -> dict[str, Any]:
