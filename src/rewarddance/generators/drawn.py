@@ -99,6 +99,10 @@ class DrawnGenerator:
         self._check(size)
         return ((latents + 1) / 2).clamp(0, 1)
 
+    def latents_of(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch *latent"]:
+        """Pixels from 0..1 to -1..1."""
+        return pixels.to(self.device) * 2 - 1
+
     def gradient_checkpointing(self, is_on: bool) -> None:
         """Compute the transformer's activations again in the backward pass."""
         if is_on:

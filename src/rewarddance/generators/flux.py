@@ -104,6 +104,15 @@ class Flux:
         """The decoder gives pictures as they are."""
         return images
 
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """The encoder takes pictures as they are."""
+        return images
+
+    def encoded(self, codes: Tensor, size: ImageSize) -> Tensor:
+        """The inverse of `decoder_input`."""
+        config = self.pipeline.vae.config
+        return pack((codes - config.shift_factor) * config.scaling_factor)
+
     def _network(
         self, latents: Tensor, sigma: Tensor, text: Mapping[str, Tensor], guidance: float, size: ImageSize
     ) -> Tensor:

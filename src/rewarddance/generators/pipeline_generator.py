@@ -77,6 +77,12 @@ class Family(Protocol):
     def decoded(self, images: Tensor) -> Tensor:
         """Pictures from what the decoder gives."""
 
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """Pictures as the image encoder takes them."""
+
+    def encoded(self, codes: Tensor, size: ImageSize) -> Tensor:
+        """Latents from what the image encoder gives; the inverse of `decoder_input`."""
+
 
 class PipelineGenerator:
     """A `Generator` over one family's pipeline.
@@ -123,7 +129,7 @@ class PipelineGenerator:
         positive = self._family.read(prompts)
         return Conditions(positive, self._blanks(len(prompts)), size)
 
-    def initial_noise(self, seeds: Sequence[int], size: ImageSize | None = None) -> Float[Tensor, "batch ..."]:
+    def initial_noise(self, seeds: Sequence[int], size: ImageSize | None = None) -> Float[Tensor, " batch *latent"]:
         """See `Generator.initial_noise`; the pipeline draws the same from a CPU generator with that seed."""
         size = self._checked(size)
         drawn = [self._family.noise(torch.Generator().manual_seed(seed), size) for seed in seeds]
@@ -135,11 +141,11 @@ class PipelineGenerator:
 
     def velocity(
         self,
-        latents: Float[Tensor, "batch ..."],
+        latents: Float[Tensor, " batch *latent"],
         sigma: Float[Tensor, " batch"],
         conditions: Conditions,
         guidance: float | None = None,
-    ) -> Float[Tensor, "batch ..."]:
+    ) -> Float[Tensor, " batch *latent"]:
         """See `Generator.velocity`; classifier-free guidance of 1 or less leaves the second pass out.
 
         Raises:
@@ -161,7 +167,7 @@ class PipelineGenerator:
         return predicted.float()
 
     def decode(
-        self, latents: Float[Tensor, "batch ..."], size: ImageSize | None = None
+        self, latents: Float[Tensor, " batch *latent"], size: ImageSize | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """See `Generator.decode`."""
         scaled = self._family.decoder_input(latents.float(), self._checked(size))
@@ -171,6 +177,15 @@ class PipelineGenerator:
         else:
             images = self._decoder(scaled)
         return (self._family.decoded(images).float() / 2 + 0.5).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def latents_of(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch *latent"]:
+        """Clean latents of pictures in [0, 1], at the mode of the encoder's distribution; without gradient."""
+        size = self._checked(ImageSize(*pixels.shape[-2:]))
+        vae = self._pipeline.vae
+        images = self._family.encoder_input(pixels.to(self.device, vae.dtype) * 2 - 1)
+        codes: Tensor = vae.encode(images, return_dict=False)[0].mode()
+        return self._family.encoded(codes.float(), size)
 
     def gradient_checkpointing(self, is_on: bool) -> None:
         """See `Generator.gradient_checkpointing`; a decoder without support of its own is one checkpoint as a whole."""

@@ -91,16 +91,30 @@ class QwenImage:
         """Latents as a clip of one frame, in the decoder's units."""
         rows, columns = self._patches(size)
         frame = unpack(latents, 2 * rows, 2 * columns)[:, :, None]
-        config = self.pipeline.vae.config
-        mean, std = (
-            torch.tensor(values, device=frame.device).view(1, -1, 1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
+        mean, std = self._statistics(frame.device)
         return frame * std + mean
 
     def decoded(self, images: Tensor) -> Tensor:
         """The only frame of each clip."""
         return images[:, :, 0]
+
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """Each picture as a clip of one frame."""
+        return images[:, :, None]
+
+    def encoded(self, codes: Tensor, size: ImageSize) -> Tensor:
+        """The inverse of `decoder_input`."""
+        mean, std = self._statistics(codes.device)
+        return pack(((codes - mean) / std)[:, :, 0])
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the decoder's latents, channel by channel."""
+        config = self.pipeline.vae.config
+        mean, std = (
+            torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
 
     def _network(self, latents: Tensor, sigma: Tensor, text: Mapping[str, Tensor], size: ImageSize) -> Tensor:
         rows, columns = self._patches(size)

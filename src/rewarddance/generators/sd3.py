@@ -100,6 +100,16 @@ class StableDiffusion3:
         """The decoder gives pictures as they are."""
         return images
 
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """The encoder takes pictures as they are."""
+        return images
+
+    def encoded(self, codes: Tensor, size: ImageSize) -> Tensor:
+        """The inverse of `decoder_input`."""
+        config = self.pipeline.vae.config
+        latents: Tensor = (codes - config.shift_factor) * config.scaling_factor
+        return latents
+
     def _network(self, latents: Tensor, timestep: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         predicted: Tensor = self.pipeline.transformer(
             hidden_states=latents,
