@@ -67,11 +67,12 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     prompts = tuple(dict.fromkeys((*training, *load.evaluation_prompts(found, training))))
     rewards = load.reward_models(found)
     reward = load.configured_reward(found, rewards)
-    references = load.configured_references(found, prompts, reward.needs_references or bool(found.judges))
+    judges = load.judge_models(found)
+    references = load.configured_references(found, prompts, load.shows_references(reward, judges))
     return AlignInputs(
         generator=load.configured_generator(found),
         reward=reward,
-        judges=load.configured_judges(found, references),
+        judges=load.configured_judges(found, references, judges),
         references=references,
         refresh_references=_refresher(found, rewards[0], prompts) if _wants_refresh(config) else None,
     )

@@ -64,27 +64,47 @@ def configured_reward(config: AlignConfig, models: Sequence[RewardModel] | None 
     return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
 
 
-def configured_judges(config: AlignConfig, references: ReferenceLookup) -> dict[str, HeldOutJudge]:
+def judge_models(config: AlignConfig) -> list[RewardModel]:
+    """The held-out judges' models, in the config's order.
+
+    Raises:
+        ModelError: One cannot be loaded.
+    """
+    return [load_reward_model(judge.model) for judge in config.judges]
+
+
+def shows_references(reward: RewardSignal, judges: Sequence[RewardModel]) -> bool:
+    """Whether a reward or a judge compares with reference images."""
+    return reward.needs_references or any(judge.kind == "pairwise" for judge in judges)
+
+
+def configured_judges(
+    config: AlignConfig, references: ReferenceLookup, models: Sequence[RewardModel] | None = None
+) -> dict[str, HeldOutJudge]:
     """Held-out judges by name.
 
     Args:
         config: Names them.
         references: What pairwise judges compare with; the same in the whole run, or evaluations could not be compared.
+        models: Those of `judge_models`; None loads them.
 
     Raises:
         ModelError: One cannot be loaded.
     """
     names = _distinct([judge.model for judge in config.judges])
+    loaded = judge_models(config) if models is None else models
     return {
-        name: _HeldOutModel(name, judge, config, references) for name, judge in zip(names, config.judges, strict=True)
+        name: _HeldOutModel(name, model, judge, config, references)
+        for name, model, judge in zip(names, loaded, config.judges, strict=True)
     }
 
 
 class _HeldOutModel:
     """A reward model as the guard calls it; a failing one makes no number."""
 
-    def __init__(self, name: str, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup) -> None:
-        model = load_reward_model(judge.model)
+    def __init__(
+        self, name: str, model: RewardModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
+    ) -> None:
         reward = reward_from_model(model, name, instruction=judge.instruction)
         self._device = next(model.module.parameters()).device
         self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)

@@ -15,6 +15,8 @@ from rewarddance.training.alignment_inputs import (
     configured_references,
     configured_reward,
     evaluation_prompts,
+    judge_models,
+    shows_references,
     training_prompts,
 )
 from rewarddance.training.alignment_run import MEAN_POLICY, AlignmentRun, ExtraCurves, RefreshReferences
@@ -66,11 +68,12 @@ def start_alignment(
             f"method {config.method.name} climbs the reward's gradient, and a reward has none; "
             "choose flow_grpo or diffusion_nft"
         )
+    models = judge_models(config) if judges is None and guard is None else []
     if references is None:
         every_prompt = tuple(dict.fromkeys((*prompts, *fixed)))
-        references = configured_references(config, every_prompt, reward.needs_references or bool(config.judges))
+        references = configured_references(config, every_prompt, shows_references(reward, models))
     if judges is None and guard is None:
-        judges = configured_judges(config, references)
+        judges = configured_judges(config, references, models)
     if guard is None and config.guard is not None:
         guard = Guard(config.guard, judges or {})
     generator = generator or configured_generator(config)
