@@ -116,7 +116,7 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
         guarded = run_guarded(asked, range(seeds), show)
     with progress("study alignment", len(cells)) as show:
         folders = run_alignments(asked, show)
-    print_json(write_alignment_results(results / "alignment.json", guarded, folders))
+    print_json(write_alignment_results(results / "alignment.json", guarded, folders, len(cells)))
 
 
 def _guard_study(out: Path, results: Path) -> None:

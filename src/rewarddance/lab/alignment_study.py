@@ -212,8 +212,17 @@ def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_alignment_results(path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> dict[str, Any]:
-    """Write `alignment.json`: summary of the guarded runs, their rows, and the curves of every other run."""
+def write_alignment_results(
+    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], asked: int
+) -> dict[str, Any]:
+    """Write `alignment.json`: summary of the guarded runs, their rows, and the curves of every other run.
+
+    Args:
+        path: The file.
+        guarded: Rows of `run_guarded`.
+        runs: Folders of the other runs that are finished.
+        asked: How many of them the study has; the file says whether it is complete.
+    """
     curves = [
         {"run": folder.name, **json.loads((folder / FINISHED_NAME).read_text()), "evaluations": _curves(folder)}
         for folder in runs
@@ -223,6 +232,7 @@ def write_alignment_results(path: Path, guarded: Sequence[dict[str, Any]], runs:
         "study": "alignment",
         "command": "rewarddance lab study alignment",
         "versions": package_versions(),
+        "is_complete": len(runs) == asked,
         "summary": figures,
         "guarded": list(guarded),
         "rows": curves,
