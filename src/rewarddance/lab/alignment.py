@@ -3,7 +3,6 @@
 The demo and the studies are made of these; the work is done by the same code as on real generators.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,11 @@ from rewarddance.generators.loading import load_generator
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import gold_curves
 from rewarddance.lab.prompts import KINDS, sample_prompt
+from rewarddance.reports.json_files import read_json_lines
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.search.references import TournamentSettings, make_references, pictures_of
 from rewarddance.training.alignment import AlignmentResult, align
+from rewarddance.training.run_folder import RunFolder
 
 MethodName = Literal["refl", "flow_grpo"]
 
@@ -119,8 +120,7 @@ def prompt_count(prompts: Path) -> int:
 
 def gold_by_step(folder: Path) -> dict[int, float]:
     """Mean gold of each evaluation of a run, by optimizer step."""
-    lines = (folder / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_json_lines(RunFolder(folder).evaluations)
     return {row["optimizer_step"]: row["extra"]["gold"] for row in rows}
 
 

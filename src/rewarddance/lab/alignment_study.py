@@ -11,10 +11,9 @@ Source:
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +37,9 @@ from rewarddance.lab.alignment import (
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
+from rewarddance.lab.processes import make_all
 from rewarddance.lab.seeds import mean_and_half_width
+from rewarddance.reports.json_files import read_json_lines
 from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.run_folder import RunFolder
@@ -147,12 +148,7 @@ def alignment_cells(
 def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None = None) -> list[Path]:
     """Make every run that is not finished; returns their folders in the order of the cells."""
     _prepare(study)
-    with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_make, study, cell) for cell in study.cells]
-        for done, _ in enumerate(as_completed(futures), start=1):
-            if on_done is not None:
-                on_done(done)
-        return [future.result() for future in futures]
+    return make_all(partial(_make, study), study.cells, study.jobs, on_done)
 
 
 def _prepare(study: AlignmentStudy) -> None:
@@ -191,12 +187,7 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
 def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[int], None] | None = None) -> list[Any]:
     """The largest pairwise reward model with the guard, once for each seed; one row a run."""
     _prepare(study)
-    with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_make_guarded, study, seed) for seed in seeds]
-        for done, _ in enumerate(as_completed(futures), start=1):
-            if on_done is not None:
-                on_done(done)
-        return [future.result() for future in futures]
+    return make_all(partial(_make_guarded, study), seeds, study.jobs, on_done)
 
 
 def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -243,7 +234,7 @@ def write_alignment_results(
 
 def _curves(folder: Path) -> list[dict[str, Any]]:
     names = ("optimizer_step", "proxy", "held_out", "spread", "saturation", "diversity", "kl", "extra")
-    return [{name: row[name] for name in names} for row in read_rows(RunFolder(folder).evaluations)]
+    return [{name: row[name] for name in names} for row in read_json_lines(RunFolder(folder).evaluations)]
 
 
 def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
@@ -273,7 +264,7 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
         "seed": seed,
         "ending": result.ending,
         "optimizer_steps": result.optimizer_steps,
-        "kept_step": result.best_step if result.ending == "roll_back" else result.optimizer_steps,
+        "kept_step": result.kept_step,
         **_figures("before", before),
         **_figures("after", after),
         "gold_by_step": gold_by_step(folder),
@@ -290,13 +281,3 @@ def _figures(moment: str, table: GoldTable) -> dict[str, float]:
         f"quality_{moment}": float(table.quality.mean()),
         f"diversity_{moment}": table.diversity,
     }
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Lines of a run's JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def observation_rows(folder: Path) -> list[dict[str, Any]]:
-    """What the guard would have seen of a run."""
-    return read_rows(RunFolder(folder).observations)

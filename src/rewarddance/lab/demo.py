@@ -128,15 +128,14 @@ def _aligned(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
         seed=settings.seed,
     )
     result = align_in_lab(run)
-    kept = result.best_step if result.ending == "roll_back" else result.optimizer_steps
     gold = gold_by_step(run.folder)
     return {
         "optimizer_steps": result.optimizer_steps,
         "ending": result.ending,
         "verdict": result.verdict,
-        "kept_step": kept,
+        "kept_step": result.kept_step,
         "gold_before": gold[0],
-        "gold_kept": gold.get(kept or 0),
+        "gold_kept": gold.get(result.kept_step),
         "gold_last": gold[max(gold)],
     }
 

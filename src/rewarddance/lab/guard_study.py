@@ -20,8 +20,8 @@ import numpy as np
 from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
-from rewarddance.lab.alignment_study import observation_rows, read_rows
 from rewarddance.metrics.overoptimization import GoldCurve, detector_confusion, gold_curve
+from rewarddance.reports.json_files import read_json_lines
 from rewarddance.training.guard import replay
 from rewarddance.training.guard_observation import Observation
 from rewarddance.training.run_folder import RunFolder
@@ -55,12 +55,13 @@ class Recorded:
 
 def read_recorded(folder: Path) -> Recorded:
     """Read a run of the alignment study."""
-    rows = read_rows(RunFolder(folder).evaluations)
+    run = RunFolder(folder)
+    rows = read_json_lines(run.evaluations)
     return Recorded(
         name=folder.name,
         steps=tuple(row["optimizer_step"] for row in rows),
         gold=tuple(row["extra"]["gold"] for row in rows),
-        observations=tuple(Observation.from_json(row) for row in observation_rows(folder)),
+        observations=tuple(Observation.from_json(row) for row in read_json_lines(run.observations)),
     )
 
 

@@ -8,10 +8,9 @@ Source:
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from rewarddance.evaluation.preference_report import GroupReport
 from rewarddance.lab.base_models import SHAPES, BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, clear_gold, learn, measure
+from rewarddance.lab.processes import make_all
 from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.rewards.protocol import RewardKind
 
@@ -103,13 +103,7 @@ def run_study(
     """
     for seed in settings.seeds:
         _data(settings, seed)
-    runs = runs_of(study, settings)
-    with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_make, settings, run) for run in runs]
-        for done, _ in enumerate(as_completed(futures), start=1):
-            if on_done is not None:
-                on_done(done)
-        return [future.result() for future in futures]
+    return make_all(partial(_make, settings), runs_of(study, settings), settings.jobs, on_done)
 
 
 def figures(group: GroupReport) -> dict[str, Any]:

@@ -48,6 +48,13 @@ class AlignmentResult:
         """False after SIGTERM: the run has saved a checkpoint and can be resumed."""
         return self.generator_folder is not None
 
+    @property
+    def kept_step(self) -> int:
+        """Updates that the finished generator has had: those of the best checkpoint after a roll-back."""
+        if self.ending == "roll_back" and self.best_step is not None:
+            return self.best_step
+        return self.optimizer_steps
+
 
 def align(
     config: AlignConfig,
