@@ -1,14 +1,13 @@
 """`rewarddance align`: tune a generator with a reward model, and watch for reward hacking."""
 
 from dataclasses import asdict
-from json import dumps as quoted
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rewarddance.cli.align_inputs import load_inputs, located
-from rewarddance.cli.options import AsJson, Overrides
+from rewarddance.cli.options import AsJson, Overrides, Resume, RunDirectory, with_run_directory
 from rewarddance.cli.output import plain, print_json, print_table
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars
 from rewarddance.cli.report import REPORT_NAME
@@ -31,12 +30,8 @@ _ENDINGS = {
 def align(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `config show align` lists its keys.")],
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the run directory from its newest whole checkpoint.")
-    ] = False,
+    out: RunDirectory = None,
+    resume: Resume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check prompts and references, print the memory plan, load nothing large.")
     ] = False,
@@ -46,9 +41,7 @@ def align(
     from rewarddance.config.alignment import AlignConfig
     from rewarddance.config.loader import load_config
 
-    # Quoted, because the values of overrides are YAML, and `2026` or `null` are good names of folders.
-    chosen_out = [] if out is None else [f"out={quoted(str(out))}"]
-    settings = load_config(AlignConfig, config, [*(overrides or ()), *chosen_out])
+    settings = load_config(AlignConfig, config, with_run_directory(overrides, out))
     if dry_run:
         _print_plan(settings, as_json=json)
         return

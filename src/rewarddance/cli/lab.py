@@ -86,6 +86,7 @@ def study(
 ) -> None:
     """Run a study of the lab: every run of it that is not finished, then its table."""
     hide_transformers_bars()
+    results.mkdir(parents=True, exist_ok=True)  # before the hours of work whose results go there
     if name == "alignment":
         _alignment_study(out, results, seeds, jobs)
         return

@@ -1,5 +1,7 @@
 """Arguments and options that several commands share, with one meaning each."""
 
+from collections.abc import Sequence
+from json import dumps as quoted
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,6 +33,10 @@ Dtype = Annotated[str, typer.Option(help="`auto`, `float32` or `bfloat16`.")]
 Instruction = Annotated[
     str | None, typer.Option(help="Name of stored criteria; the model's own if left out.", show_default=False)
 ]
+RunDirectory = Annotated[Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in the run directory from its newest whole checkpoint.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the config; repeatable.", show_default=False),
@@ -40,3 +46,11 @@ MaxFailedShare = Annotated[
     float, typer.Option(min=0, max=1, help="Exit with 1 if a larger share of the items could not be judged.")
 ]
 ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+
+
+def with_run_directory(overrides: Sequence[str] | None, out: Path | None) -> list[str]:
+    """The overrides of a config, `--out` being one of them.
+
+    It is quoted, because the values of overrides are YAML, and `2026` or `null` are good names of folders.
+    """
+    return [*(overrides or ()), *([] if out is None else [f"out={quoted(str(out))}"])]

@@ -2,14 +2,13 @@
 
 import os
 from dataclasses import asdict
-from json import dumps as quoted
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rewarddance.cli.model_names import LAB_PREFIX, model_location
-from rewarddance.cli.options import AsJson, Overrides
+from rewarddance.cli.options import AsJson, Overrides, Resume, RunDirectory, with_run_directory
 from rewarddance.cli.output import plain, print_json
 from rewarddance.cli.progress import hide_transformers_bars
 
@@ -22,21 +21,15 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `config show train` lists its keys.")],
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the run directory from its newest whole checkpoint.")
-    ] = False,
+    out: RunDirectory = None,
+    resume: Resume = False,
     json: AsJson = False,
 ) -> None:
     """Learn a reward model. Several processes: `torchrun --nproc-per-node 8 -m rewarddance train CONFIG`."""
     from rewarddance.config.loader import load_config
     from rewarddance.config.training import TrainConfig
 
-    # Quoted, because the values of overrides are YAML, and `2026` or `null` are good names of folders.
-    chosen_out = [] if out is None else [f"out={quoted(str(out))}"]
-    settings = load_config(TrainConfig, config, [*(overrides or ()), *chosen_out])
+    settings = load_config(TrainConfig, config, with_run_directory(overrides, out))
     from rewarddance.training.reward_model import train_reward_model
 
     hide_transformers_bars()
