@@ -56,19 +56,20 @@ class Way:
     velocity_weight: float = 0.0
     shift: int = 0
     noise: float = 0.0
+    batch_size: int = 8
 
 
 WAYS: dict[WayName, Way] = {
     "refl": Way("refl", 1e-3),
-    "refl_augmented": Way("refl", 3e-4, velocity_weight=0.2, shift=3, noise=0.03),
-    "flow_grpo": Way("flow_grpo", 3e-3),
+    "refl_augmented": Way("refl", 5e-4, velocity_weight=0.1, shift=3, noise=0.03),
+    "flow_grpo": Way("flow_grpo", 1e-3, batch_size=64),
 }
 """Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
 
-OPTIMIZER_STEPS, EVALUATE_EVERY = 60, 6
+OPTIMIZER_STEPS, EVALUATE_EVERY = 60, 10
 COMPARISONS = 4000
-GUARDED_STEPS = 320
-GUARDED_RATE = 3e-4
+GUARDED_STEPS, GUARDED_BATCH = 240, 16
+GUARDED_RATE = 5e-4
 FINAL_SAMPLES = 16
 FINISHED_NAME = "finished.json"
 
@@ -252,7 +253,9 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
         judges=(study.model("small", "pairwise", (seed + 1) % len(study.judge_seeds)),),
         optimizer_steps=GUARDED_STEPS,
         learning_rate=GUARDED_RATE,
-        evaluate_every=GUARDED_STEPS // 8,
+        decay="cosine",
+        evaluate_every=GUARDED_STEPS // 12,
+        batch_size=GUARDED_BATCH,
         guard=GuardConfig(),
         seed=seed,
     )

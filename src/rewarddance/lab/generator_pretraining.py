@@ -67,7 +67,7 @@ class GeneratorRecipe:
         save_every: Optimizer steps between checkpoints.
     """
 
-    pictures: int = 38_400
+    pictures: int = 128_000
     batch: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 200
@@ -75,8 +75,8 @@ class GeneratorRecipe:
     layers: int = 6
     patch: int = CELL
     dropped_prompts: float = 0.1
-    spoiled: float = 0.15
-    degraded: float = 0.3
+    spoiled: float = 0.4
+    degraded: float = 0.8
     out_of_domain: float = 0.15
     average_decay: float = 0.998
     seed: int = 0

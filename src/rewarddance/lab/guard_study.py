@@ -28,7 +28,7 @@ from rewarddance.training.run_folder import RunFolder
 
 FALL_SHARE = 0.05
 SMALLEST_FALL = 0.01
-"""In gold: what 140 pictures of the same noise move by between two evaluations of a policy that has settled."""
+"""In gold: what 132 pictures of the same noise move by between two evaluations of a policy that has settled."""
 
 
 @dataclass(frozen=True, slots=True)
