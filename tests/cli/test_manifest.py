@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rewarddance.cli.manifest import Manifest, judge_manifest
+from rewarddance.cli.manifest import judge_manifest
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.serving.manifest import Manifest
 
 
 class PromptLengthJudge:

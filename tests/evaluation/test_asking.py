@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.types import Status
+from rewarddance.core.types import Judgement, JudgementRequest, Media, Status
 from rewarddance.evaluation.asking import Known, judge_comparisons
-from rewarddance.evaluation.judgement_rows import read_rows
+from rewarddance.evaluation.judgement_rows import read_rows, row_key
 from tests.evaluation.judges import TableJudge, comparison
 
 QUALITY = {"good": 2.0, "fair": 1.0, "poor": 0.0}
@@ -158,3 +158,44 @@ def test_two_comparisons_with_one_id_are_an_error() -> None:
 def test_gold_of_another_length_is_an_error() -> None:
     with pytest.raises(UsageError, match="gold has 1 values for 3"):
         judge_comparisons(TableJudge(QUALITY), COMPARISONS, Known(gold=[0.1]))
+
+
+class _Recorder(TableJudge):
+    """Remembers whole requests."""
+
+    def __init__(self) -> None:
+        super().__init__(QUALITY)
+        self.requests: list[JudgementRequest] = []
+
+    def judge(self, requests, *, order_mode="two"):
+        self.requests += requests
+        return [Judgement(Status.OK, score=0.5, reward=0.0) for _ in requests]
+
+
+def test_a_comparison_is_asked_with_what_it_starts_from_and_its_criteria() -> None:
+    judge, source = _Recorder(), Media(Path("/media/source.png"))
+    judge_comparisons(judge, [replace(COMPARISONS[0], source_media=source, instruction="editing_overall")], Known())
+    assert [(one.source_media, one.instruction) for one in judge.requests] == [(source, "editing_overall")] * 2
+
+
+def test_several_references_are_asked_about_in_one_request() -> None:
+    judge, beside = _Recorder(), Media(Path("/media/fair.png"))
+    asked = replace(COMPARISONS[0], beside_first=(beside,))
+    judge_comparisons(judge, [asked], Known(), orders="as_stored")
+    assert judge.requests[0].reference_image == (asked.first, beside)
+
+
+def test_several_candidates_are_not_asked_about() -> None:
+    asked = replace(COMPARISONS[0], beside_first=(COMPARISONS[1].second,))
+    with pytest.raises(UsageError, match="in its stored order only"):
+        judge_comparisons(_Recorder(), [asked], Known())
+
+
+def test_an_answer_is_asked_again_when_a_file_of_criteria_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    asked = replace(COMPARISONS[0], instruction=path)
+    keys = []
+    for text in ("one", "other"):
+        path.write_text(text)
+        keys.append(row_key(asked, "model", "both"))
+    assert keys[0] != keys[1]

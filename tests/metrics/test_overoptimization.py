@@ -1,8 +1,11 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from rewarddance.metrics.overoptimization import (
     best_of_n_kl,
+    best_of_n_mean,
     detector_confusion,
     fit_overoptimization,
     gold_curve,
@@ -108,3 +111,52 @@ def test_a_curve_that_bends_up_has_no_peak():
 def test_a_law_needs_two_distances():
     with pytest.raises(ValueError, match="two different distances"):
         fit_overoptimization([0.0, 1.0, 1.0], [0.0, 0.5, 0.6], "rl")
+
+
+def _by_enumeration(proxy, values, n):
+    """Mean over all subsets of the value at the proxy's highest; equal ones share."""
+    means = []
+    for subset in combinations(range(len(proxy)), n):
+        top = max(proxy[index] for index in subset)
+        means.append(np.mean([values[index] for index in subset if proxy[index] == top]))
+    return float(np.mean(means))
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_the_best_of_n_estimate_equals_enumeration_of_all_subsets(n):
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.normal(size=7), rng.normal(size=7)
+    assert best_of_n_mean(proxy, gold, n) == pytest.approx(_by_enumeration(proxy, gold, n), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_samples_that_the_proxy_likes_equally_share_the_estimate(n):
+    proxy, gold = np.array([1.0, 2.0, 2.0, 0.0, 2.0, 1.0, 3.0]), np.arange(7.0) ** 2
+    assert best_of_n_mean(proxy, gold, n) == pytest.approx(_by_enumeration(proxy, gold, n), abs=1e-12)
+
+
+def test_the_estimate_does_not_depend_on_the_order_of_the_samples():
+    rng = np.random.default_rng(1)
+    proxy, gold, order = rng.integers(3, size=12).astype(float), rng.normal(size=12), rng.permutation(12)
+    assert best_of_n_mean(proxy, gold, 4) == pytest.approx(best_of_n_mean(proxy[order], gold[order], 4), abs=1e-12)
+
+
+def test_the_best_of_one_is_the_mean_and_of_all_the_proxys_choice():
+    proxy, gold = np.array([0.1, 0.9, 0.5]), np.array([1.0, 2.0, 6.0])
+    assert (best_of_n_mean(proxy, gold, 1), best_of_n_mean(proxy, gold, 3)) == pytest.approx((3.0, 2.0))
+
+
+def test_the_estimate_is_right_where_binomials_would_overflow():
+    # The proxy is uniform: the best of n has mean n / (n + 1).
+    proxy = (np.arange(5000) + 0.5) / 5000
+    assert best_of_n_mean(proxy, proxy, 1024) == pytest.approx(1024 / 1025, abs=1e-3)
+
+
+def test_more_than_there_are_samples_is_refused():
+    with pytest.raises(ValueError, match="best of 4 cannot be estimated from 3 samples"):
+        best_of_n_mean(np.zeros(3), np.zeros(3), 4)
+
+
+def test_a_sample_without_a_judgement_is_refused():
+    with pytest.raises(ValueError, match="leave out samples"):
+        best_of_n_mean(np.array([0.0, np.nan]), np.zeros(2), 1)

@@ -6,6 +6,7 @@ from rewarddance.objectives.flow import (
     flow_matching_loss,
     noise_prediction,
     ode_step,
+    renoise,
     x0_prediction,
 )
 
@@ -84,3 +85,35 @@ def test_half_precision_latents_step_in_float32():
 def test_double_precision_levels_do_not_change_the_precision_of_latents():
     sigma = torch.tensor([0.5, 0.5], dtype=torch.float64)
     assert x0_prediction(_normal(2, 3), _normal(2, 3), sigma).dtype is torch.float32
+
+
+def test_fresh_noise_from_clean_latents_is_added_as_always():
+    x0, noise = _normal(3, 4), _normal(3, 4, seed=1)
+    torch.testing.assert_close(
+        renoise(x0, noise, torch.tensor(0.0), torch.tensor(0.7)), add_noise(x0, noise, torch.tensor(0.7))
+    )
+
+
+def test_going_back_up_to_pure_noise_keeps_nothing():
+    latents, noise = _normal(3, 4), _normal(3, 4, seed=1)
+    assert torch.equal(renoise(latents, noise, torch.tensor(0.4), torch.tensor(1.0)), noise)
+
+
+def test_going_nowhere_changes_nothing():
+    latents, noise = _normal(3, 4), _normal(3, 4, seed=1)
+    torch.testing.assert_close(renoise(latents, noise, torch.tensor(0.4), torch.tensor(0.4)), latents)
+
+
+def test_going_back_up_has_the_value_worked_out_by_hand():
+    # From 0.2 to 0.6: a = 0.4 / 0.8 = 0.5; 0.5 * 2 + sqrt(0.36 - 0.01) * 1 = 1.5916.
+    latents, noise = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    assert renoise(latents, noise, torch.tensor(0.2), torch.tensor(0.6)).item() == pytest.approx(1.591608)
+
+
+def test_latents_that_went_back_up_are_distributed_as_if_they_had_never_been_lower():
+    x0 = torch.full((200_000,), 3.0)
+    lower = add_noise(x0, _normal(200_000), torch.tensor(0.3))
+    back = renoise(lower, _normal(200_000, seed=1), torch.tensor(0.3), torch.tensor(0.8))
+    # (1 - 0.8) * 3 = 0.6, with noise of 0.8.
+    assert back.mean().item() == pytest.approx(0.6, abs=0.01)
+    assert back.std().item() == pytest.approx(0.8, abs=0.01)

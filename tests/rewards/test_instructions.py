@@ -4,7 +4,12 @@ from pathlib import Path
 import pytest
 
 from rewarddance.core.errors import UsageError
-from rewarddance.rewards.instructions import instruction_names, load_instruction, stored_instruction
+from rewarddance.rewards.instructions import (
+    instruction_argument,
+    instruction_names,
+    load_instruction,
+    stored_instruction,
+)
 
 
 def test_the_library_holds_the_task_and_its_dimensions():
@@ -50,3 +55,32 @@ def test_a_name_from_a_request_never_reads_a_file(tmp_path: Path):
     path.write_text("{name: hands, task: t, dimension: d, version: 1, text: x}")
     with pytest.raises(UsageError, match="no instruction named"):
         stored_instruction(str(path))
+
+
+def test_text_that_ends_in_yaml_is_a_file_for_a_trusted_caller_only(tmp_path: Path):
+    path = tmp_path / "hands.yaml"
+    path.write_text("{name: hands, task: text_to_image, dimension: hands, version: 2, text: Count the fingers.}")
+    assert load_instruction(str(path)).name == "hands"
+    assert instruction_argument(str(path)) == path
+    assert instruction_argument("overall") == "overall"
+    with pytest.raises(UsageError, match="no instruction named"):
+        stored_instruction(str(path))
+
+
+def test_a_missing_file_is_answered_with_the_known_names(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"hands\.yaml: there is no such file; give a YAML file or one of: aesthetics"):
+        load_instruction(tmp_path / "hands.yaml")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
+    path = tmp_path / "hands.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not readable text"):
+        load_instruction(path)
+
+
+def test_a_task_that_does_not_exist_is_refused(tmp_path: Path):
+    path = tmp_path / "hands.yaml"
+    path.write_text("{name: hands, task: text2image, dimension: hands, version: 2, text: Count the fingers.}")
+    with pytest.raises(UsageError, match="needs the fields"):
+        load_instruction(path)

@@ -124,7 +124,7 @@ def test_an_error_of_the_machine_is_raised(pairwise: Any, images: list[Image.Ima
     def fail(_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(pairwise.backbone, "answer_hidden", fail)
+    monkeypatch.setattr(pairwise.backbone, "answer_states", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         pairwise.judge(_requests(images))
 
@@ -154,8 +154,8 @@ def test_more_requests_than_a_window_come_back_in_order(new_model: NewModel, ima
 def test_the_same_question_is_asked_once(new_model: NewModel, images: list[Image.Image], monkeypatch: Any):
     model = new_model("pointwise")
     asked = []
-    collate = model.backbone.collate
-    monkeypatch.setattr(model.backbone, "collate", lambda rows: asked.extend(rows) or collate(rows))
+    answer = model.backbone.answer_states
+    monkeypatch.setattr(model.backbone, "answer_states", lambda rows: asked.extend(rows) or answer(rows))
     model.rank(PROMPT, images)
     assert len(asked) == 6
 

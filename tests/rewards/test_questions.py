@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import torch
 
 from rewarddance.rewards.backbones.protocol import Picture
@@ -12,6 +14,7 @@ def _picture() -> Picture:
 
 P1, P2 = _picture(), _picture()
 FIRST, SECOND = Medium("first", (P1,)), Medium("second", (P2,))
+THIRD = P = Medium("third", (P1,))
 CLIP = Medium("clip", (P1, P2), is_clip=True)
 
 
@@ -70,3 +73,53 @@ def test_the_two_orders_are_different_questions():
 def test_what_two_candidates_of_a_prompt_share_stands_first():
     one, other = (comparison_question(WORDING, "Judge.", "a cat", FIRST, second) for second in (SECOND, CLIP))
     assert one.parts[:2] == other.parts[:2]
+
+
+def test_several_references_are_numbered_and_the_candidate_comes_last():
+    question = comparison_question(WORDING, "", "a cat", (FIRST, SECOND), THIRD)
+    assert _read_out(question.parts) == (
+        "Prompt: a cat\nImage 1: #\nImage 2: #\nImage 3: #"
+        "\nIs image 3 better than image 1 and image 2? Answer yes or no."
+    )
+
+
+def test_in_the_other_order_the_candidate_stands_before_its_references():
+    question = comparison_question(WORDING, "", "a cat", THIRD, (FIRST, SECOND))
+    assert _read_out(question.parts).endswith("Are image 2 and image 3 better than image 1? Answer yes or no.")
+
+
+def test_one_reference_in_a_tuple_is_the_same_question():
+    assert comparison_question(WORDING, "", "a cat", (FIRST,), (SECOND,)) == comparison_question(
+        WORDING, "", "a cat", FIRST, SECOND
+    )
+
+
+def test_two_references_and_a_candidate_differ_from_a_reference_and_two_candidates():
+    forward = comparison_question(WORDING, "", "a cat", (FIRST, SECOND), THIRD)
+    assert forward.key != comparison_question(WORDING, "", "a cat", FIRST, (SECOND, THIRD)).key
+
+
+def test_the_source_of_an_edit_is_shown_before_the_media():
+    question = comparison_question(WORDING, "Judge.", "make it red", FIRST, SECOND, THIRD)
+    assert _read_out(question.parts) == (
+        "Judge.\nPrompt: make it red\nSource image: #\nImage 1: #\nImage 2: #"
+        "\nIs image 2 better than image 1? Answer yes or no."
+    )
+
+
+def test_the_source_stands_before_a_single_medium_too():
+    question = quality_question(WORDING, "", "it moves", CLIP, FIRST)
+    assert _read_out(question.parts).startswith("Prompt: it moves\nSource image: #\nClip:\nFrame 1: #")
+
+
+def test_a_question_with_a_source_is_another_question():
+    for plain, sourced in (
+        (comparison_question(WORDING, "", "x", FIRST, SECOND), comparison_question(WORDING, "", "x", FIRST, SECOND, P)),
+        (quality_question(WORDING, "", "x", FIRST), quality_question(WORDING, "", "x", FIRST, P)),
+    ):
+        assert plain.key != sourced.key
+
+
+def test_text_between_pictures_is_one_piece():
+    parts = comparison_question(WORDING, "Judge.", "a cat", (FIRST, CLIP), THIRD, P).parts
+    assert not any(isinstance(one, str) and isinstance(next_, str) for one, next_ in pairwise(parts))

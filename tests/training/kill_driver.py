@@ -94,9 +94,7 @@ def _switch_off(mutant):
         run.restore_optimizer = lambda *_: None
     if mutant == "order forgotten":
         batches = run.prepared_batches
-        run.prepared_batches = lambda *args, start, stop, workers: batches(
-            *args, start=0, stop=stop - start, workers=workers
-        )
+        run.prepared_batches = lambda *args, start, stop, **others: batches(*args, start=0, stop=stop - start, **others)
 
 
 def _as_if_unstaged(folder: Path) -> None:

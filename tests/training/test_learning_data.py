@@ -41,6 +41,17 @@ def test_nothing_is_held_out_when_the_share_is_zero(folder: Path) -> None:
     assert len(comparisons_held_out(settings, None)) == 0
 
 
+def test_reference_sets_are_learned_beside_the_comparisons(tmp_path: Path) -> None:
+    for place in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{place}.png")
+    media = tuple(Media(Path(f"{place}.png")) for place in range(3))
+    write_comparisons(tmp_path, (ComparisonRecord(str(n), f"prompt {n}", media, ranks=(0, 1, 2)) for n in range(2)))
+    learned = comparisons_to_learn(config(tmp_path, train_split=None, held_out_share=0.0, reference_sets=[2]), None)
+    # Two rankings of three: 3 pairs and 3 sets each.
+    shown = [len(learned[place].beside_first) for place in range(len(learned))]
+    assert shown == [0] * 6 + [1] * 6
+
+
 def test_a_named_split_is_held_out_instead_of_a_share(folder: Path) -> None:
     settings = config(folder, evaluation=folder, evaluation_split="train")
     assert len(comparisons_to_learn(settings, None)) == 60

@@ -88,7 +88,11 @@ def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
     plan = plan_memory(
         found,
         StoredModel(settings.generator.path, found.generator.path, found.generator.revision),
-        [_stored(each.model, there.model) for each, there in zip(settings.rewards, found.rewards, strict=True)],
+        [
+            _stored(each.model, there.model)
+            for each, there in zip(settings.rewards, found.rewards, strict=True)
+            if each.service is None
+        ],
         [_stored(each.model, there.model) for each, there in zip(settings.judges, found.judges, strict=True)],
     )
     if as_json:

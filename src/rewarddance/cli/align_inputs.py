@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rewarddance.config.alignment import AlignConfig
     from rewarddance.generators.protocol import Generator
     from rewarddance.rewards.protocol import RewardModel
+    from rewarddance.rewards.remote import RemoteRewardModel
     from rewarddance.training.alignment_run import RefreshReferences
     from rewarddance.training.guard_observation import HeldOutJudge
     from rewarddance.training.reward_signal import RewardSignal
@@ -83,7 +84,9 @@ def _wants_refresh(config: "AlignConfig") -> bool:
     return config.references.refresh_every is not None or asked_by_guard
 
 
-def _refresher(config: "AlignConfig", model: "RewardModel", prompts: tuple[str, ...]) -> "RefreshReferences":
+def _refresher(
+    config: "AlignConfig", model: "RewardModel | RemoteRewardModel", prompts: tuple[str, ...]
+) -> "RefreshReferences":
     """New references are made as the first ones were, by the policy; the first reward model judges them."""
     from rewarddance.data.prompts import PromptItem
     from rewarddance.data.references import ReferenceStore

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rewarddance.cli.model_names import model_location
-from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Instruction, Kind, Model, Revision, TrustRemoteCode
+from rewarddance.cli.options import (
+    Adapter,
+    AsJson,
+    Device,
+    Dtype,
+    Instruction,
+    Kind,
+    Model,
+    Revision,
+    SourceMedia,
+    TrustRemoteCode,
+    criteria,
+)
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
@@ -22,6 +34,7 @@ def compare(
         list[Path], typer.Argument(metavar="IMAGE IMAGE...", exists=True, dir_okay=False, help="Two or more media.")
     ],
     prompt: Annotated[str, typer.Option(help="The text that asked for the media.", show_default=False)],
+    source_media: SourceMedia = None,
     instruction: Instruction = None,
     adapter: Adapter = None,
     revision: Revision = None,
@@ -34,6 +47,7 @@ def compare(
     """Rank media of one prompt by pairwise wins, best first."""
     if len(images) < 2:
         raise UsageError("one image cannot be compared; give two or more, or use `rewarddance score`")
+    named = criteria(instruction)
     from rewarddance.rewards.loading import load_reward_model
 
     hide_transformers_bars()
@@ -46,7 +60,7 @@ def compare(
         kind=kind,
         trust_remote_code=trust_remote_code,
     )
-    ranking = judge.rank(prompt, images, instruction=instruction)
+    ranking = judge.rank(prompt, images, named, source_media)
     if json:
         print_json({"prompt": prompt, "images": [str(image) for image in images], **asdict(ranking)})
     else:

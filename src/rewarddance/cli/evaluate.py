@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,11 +14,18 @@ from rewarddance.cli.options import (
     AsJson,
     Device,
     Dtype,
+    Instruction,
     Kind,
     MaxFailedShare,
+    MaxReasonTokens,
     Model,
+    Reasons,
     Revision,
+    Samples,
+    Temperature,
     TrustRemoteCode,
+    criteria,
+    reasoning_settings,
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars, progress
@@ -40,6 +48,11 @@ def evaluate(
     dimension: Annotated[
         str | None, typer.Option(help="Compare with people's choice in this dimension.", show_default=False)
     ] = None,
+    instruction: Instruction = None,
+    reasons: Reasons = None,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    max_reason_tokens: MaxReasonTokens = 256,
     orders: Annotated[
         Literal["both", "as_stored"],
         typer.Option(help="Ask each comparison in both orders, or once: half the time, no figures on position bias."),
@@ -60,8 +73,14 @@ def evaluate(
     from rewarddance.data.comparisons import ComparisonSet
 
     comparisons = list(ComparisonSet.open(data).select(split=split, dimension=dimension))
+    named = criteria(instruction)
+    if named is not None:
+        comparisons = [replace(comparison, instruction=named) for comparison in comparisons]
     location = model_location(model)
     fingerprint = model_fingerprint(location, adapter, revision, kind)
+    reasoning = reasoning_settings(reasons, samples, temperature, max_reason_tokens)
+    if reasoning is not None:
+        fingerprint += f" {reasoning}"
     from rewarddance.evaluation import preference_accuracy
     from rewarddance.evaluation.asking import refuse_other_answers
     from rewarddance.evaluation.evaluation_file import Provenance, write_evaluation
@@ -70,6 +89,7 @@ def evaluate(
     if out is not None:
         refuse_other_answers(out / ROWS_NAME, comparisons, fingerprint, orders)
     from rewarddance.rewards.loading import load_reward_model
+    from rewarddance.rewards.reasoned_judging import ReasonedJudge
 
     hide_transformers_bars()
     judge = load_reward_model(
@@ -83,7 +103,7 @@ def evaluate(
     )
     with progress("judging comparisons", len(comparisons)) as show:
         report = preference_accuracy.evaluate(
-            judge,
+            judge if reasoning is None else ReasonedJudge(judge, reasoning),
             comparisons,
             orders=orders,
             rows_path=None if out is None else out / ROWS_NAME,
@@ -93,6 +113,7 @@ def evaluate(
     if out is not None:
         command = shlex.join(["rewarddance", *sys.argv[1:]])
         asked = {"split": split, "dimension": dimension, "orders": orders, "adapter": adapter, "revision": revision}
+        asked |= {"instruction": instruction, "reasons": None if reasoning is None else str(reasoning)}
         write_evaluation(out, report, Provenance(name or model, model, str(data), command, asked))
     if json:
         print_json(report.to_json())

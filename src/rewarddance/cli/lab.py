@@ -74,8 +74,8 @@ def pretrain(
 @lab_app.command("study")
 def study(
     name: Annotated[
-        Literal["paradigms", "learning_curve", "alignment", "guard"],
-        typer.Argument(metavar="NAME", help="paradigms, learning_curve, alignment or guard."),
+        Literal["paradigms", "learning_curve", "alignment", "guard", "search", "overoptimization"],
+        typer.Argument(metavar="NAME", help="paradigms, learning_curve, alignment, guard, search or overoptimization."),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the runs; finished ones are kept, and later studies use them.")
@@ -87,12 +87,22 @@ def study(
     """Run a study of the lab: every run of it that is not finished, then its table."""
     hide_transformers_bars()
     results.mkdir(parents=True, exist_ok=True)  # before the hours of work whose results go there
-    if name == "alignment":
-        _alignment_study(out, results, seeds, jobs)
-        return
-    if name == "guard":
-        _guard_study(out, results)
-        return
+    match name:
+        case "alignment":
+            _alignment_study(out, results, seeds, jobs)
+        case "guard":
+            _guard_study(out, results)
+        case "search":
+            _search_study(out, results, seeds, jobs)
+        case "overoptimization":
+            _overoptimization_study(out, results, seeds, jobs)
+        case "paradigms" | "learning_curve":
+            _reward_study(name, out, results, seeds, jobs)
+
+
+def _reward_study(
+    name: Literal["paradigms", "learning_curve"], out: Path, results: Path, seeds: int, jobs: int
+) -> None:
     from rewarddance.lab.reward_study import STUDIES, StudySettings, markdown_table, run_study, runs_of, write_results
 
     settings = StudySettings(folder=out, seeds=tuple(range(seeds)), jobs=jobs)
@@ -130,6 +140,24 @@ def _guard_study(out: Path, results: Path) -> None:
     if not folders:
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
     print_json(write_guard_results(results / "guard.json", folders, GuardConfig(), SpreadConfig()))
+
+
+def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.search_study import SearchStudy, run_searches, search_cells, write_search_results
+
+    cells = search_cells(range(seeds))
+    with progress("study search", len(cells)) as show:
+        rows = run_searches(SearchStudy(out / "search", out, cells, jobs), show)
+    print_json(write_search_results(results / "search.json", rows))
+
+
+def _overoptimization_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.overoptimization_study import CurveStudy, curve_cells, run_curves, write_curve_results
+
+    cells = curve_cells(range(seeds))
+    with progress("study overoptimization", len(cells)) as show:
+        curves = run_curves(CurveStudy(out / "overoptimization", out, cells, jobs=jobs), show)
+    print_json(write_curve_results(results / "overoptimization.json", curves))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

@@ -20,9 +20,13 @@ from rewarddance.cli.demo import demo
 from rewarddance.cli.evaluate import evaluate
 from rewarddance.cli.import_data import import_data
 from rewarddance.cli.lab import lab_app
+from rewarddance.cli.parity import parity
+from rewarddance.cli.rationales import rationales
 from rewarddance.cli.references import references
 from rewarddance.cli.report import report
 from rewarddance.cli.score import score
+from rewarddance.cli.search import search
+from rewarddance.cli.serve import serve
 from rewarddance.cli.train import train
 from rewarddance.core.errors import RewardDanceError, UsageError
 
@@ -42,7 +46,11 @@ app.command()(evaluate)
 app.command()(score)
 app.command()(compare)
 app.command()(references)
+app.command()(rationales)
+app.command()(parity)
 app.command()(align)
+app.command()(search)
+app.command()(serve)
 app.command()(report)
 app.add_typer(lab_app, name="lab")
 app.add_typer(config_app, name="config")

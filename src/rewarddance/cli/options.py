@@ -3,9 +3,14 @@
 from collections.abc import Sequence
 from json import dumps as quoted
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from rewarddance.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rewarddance.rewards.reasoning_settings import ReasoningSettings
 
 Model = Annotated[
     str,
@@ -30,8 +35,32 @@ TrustRemoteCode = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
 Dtype = Annotated[str, typer.Option(help="`auto`, `float32` or `bfloat16`.")]
-Instruction = Annotated[
-    str | None, typer.Option(help="Name of stored criteria; the model's own if left out.", show_default=False)
+_CRITERIA = "Name of stored criteria, or a YAML file with your own; the model's own if left out."
+Instruction = Annotated[str | None, typer.Option(metavar="NAME|FILE", help=_CRITERIA, show_default=False)]
+Instructions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--instruction", metavar="NAME|FILE", help=f"{_CRITERIA} Repeatable: one judgement each.", show_default=False
+    ),
+]
+SourceMedia = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="What an edit or an image-to-video prompt starts from.", show_default=False
+    ),
+]
+Reasons = Annotated[
+    Literal["answer_first", "reason_first"] | None,
+    typer.Option(
+        help="Ask for reasons as well: behind the answer, which they do not change, or before it.", show_default=False
+    ),
+]
+Samples = Annotated[
+    int, typer.Option(min=1, help="Rationales of each question, whose probabilities are averaged (reason_first).")
+]
+Temperature = Annotated[float, typer.Option(min=0, help="Of the rationales; 0 writes the most probable one.")]
+MaxReasonTokens = Annotated[
+    int, typer.Option(min=1, help="Longest rationale; a longer one is a failure with a name, and no score.")
 ]
 RunDirectory = Annotated[Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)]
 Resume = Annotated[
@@ -46,6 +75,37 @@ MaxFailedShare = Annotated[
     float, typer.Option(min=0, max=1, help="Exit with 1 if a larger share of the items could not be judged.")
 ]
 ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+
+
+def reasoning_settings(
+    reasons: Literal["answer_first", "reason_first"] | None, samples: int, temperature: float, max_tokens: int
+) -> "ReasoningSettings | None":
+    """What `--reasons` and the options beside it ask for; None without it.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+    if reasons is None:
+        if samples != 1 or temperature != 0:
+            raise UsageError("--samples and --temperature are for rationales; give --reasons reason_first as well")
+        return None
+    from rewarddance.rewards.reasoning_settings import ReasoningSettings
+
+    return ReasoningSettings(reasons, samples, temperature, max_tokens)
+
+
+def criteria(typed: str | None) -> str | Path | None:
+    """What `--instruction` names; an unknown name or a file without criteria stops a command before a model loads.
+
+    Raises:
+        UsageError: There are no such criteria.
+    """
+    if typed is None:
+        return None
+    from rewarddance.rewards.instructions import instruction_argument, load_instruction
+
+    load_instruction(typed)
+    return instruction_argument(typed)
 
 
 def with_run_directory(overrides: Sequence[str] | None, out: Path | None) -> list[str]:

@@ -20,10 +20,12 @@ from rewarddance.cli.options import (
     Model,
     Revision,
     TrustRemoteCode,
+    criteria,
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars, progress
 from rewarddance.core.errors import UsageError
+from rewarddance.core.files import sha256_of
 
 if TYPE_CHECKING:
     from rewarddance.data.prompts import PromptItem
@@ -84,19 +86,19 @@ def references(
 
     if (height is None) != (width is None):
         raise UsageError("--height and --width go together; give both or neither")
-    if instruction is not None:
-        from rewarddance.rewards.instructions import stored_instruction
-
-        stored_instruction(instruction)  # an unknown name stops the command before a model is loaded
+    named = criteria(instruction)
     maker, judge = generator_location(generator), model_location(model)
+    fingerprint = model_fingerprint(judge, adapter, revision, kind)
+    if isinstance(named, Path):
+        fingerprint = f"{fingerprint} {sha256_of(named)}"  # a file of criteria counts by its content
     settings = TournamentSettings(
         generator=generator_fingerprint(maker, generator_revision),
-        judge=model_fingerprint(judge, adapter, revision, kind),
+        judge=fingerprint,
         candidates=candidates,
         top=top,
         bottom=bottom,
         seed=seed,
-        instruction=instruction,
+        instruction=None if named is None else str(named),
         sampling={"denoising_steps": steps, "guidance": guidance, "height": height, "width": width, "dtype": dtype},
     )
 

@@ -1,24 +1,32 @@
 """`rewarddance score`: how good is this medium, or every row of a manifest?"""
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.manifest import Manifest, Summary, judge_manifest
 from rewarddance.cli.model_names import model_fingerprint, model_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
     Device,
     Dtype,
-    Instruction,
+    Instructions,
     Kind,
     MaxFailedShare,
+    MaxReasonTokens,
     Model,
+    Reasons,
     Revision,
+    Samples,
+    SourceMedia,
+    Temperature,
     TrustRemoteCode,
+    criteria,
+    reasoning_settings,
 )
 from rewarddance.cli.output import number_in_words, print_json
 from rewarddance.cli.progress import hide_transformers_bars
@@ -26,7 +34,9 @@ from rewarddance.core.errors import UsageError
 from rewarddance.core.types import Judgement, JudgementRequest
 
 if TYPE_CHECKING:
+    from rewarddance.cli.manifest import Summary
     from rewarddance.rewards.protocol import RewardModel
+    from rewarddance.rewards.reasoning_settings import ReasoningSettings
 
 
 def score(
@@ -36,9 +46,20 @@ def score(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The medium to judge.", show_default=False)
     ] = None,
     reference_image: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The medium it is judged against.", show_default=False),
+        list[Path] | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="The medium it is judged against; repeatable.", show_default=False
+        ),
     ] = None,
+    references: Annotated[
+        Literal["together", "one_by_one"] | None,
+        typer.Option(
+            help="Show several reference images in one question, or one by one and take the mean log-odds; the model's "
+            "own way if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    source_media: SourceMedia = None,
     manifest: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="JSON lines, one request each.", show_default=False),
@@ -47,8 +68,28 @@ def score(
         Path | None,
         typer.Option(help="Where the manifest's judgements go; continued if it exists.", show_default=False),
     ] = None,
-    instruction: Instruction = None,
+    instruction: Instructions = None,
+    reasons: Reasons = None,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    max_reason_tokens: MaxReasonTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a manifest that are judged and saved together.")] = 16,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Judge a manifest in this many processes, each with its model; 0 is this one.")
+    ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Put the workers on Ray: `local`, `auto`, or the address of a cluster.",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="Share of a GPU for each worker on Ray.")] = 0.0,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a manifest that one worker gets at a time.")] = 1_000,
+    max_deaths: Annotated[
+        int, typer.Option(min=1, help="Workers that one row may kill before it is left out, with a line that says so.")
+    ] = 3,
     max_failed_share: MaxFailedShare = 0.0,
     adapter: Adapter = None,
     revision: Revision = None,
@@ -62,7 +103,8 @@ def score(
 
     One medium: --prompt, --candidate and, for a pairwise model, --reference-image.
     A manifest: --manifest rows.jsonl --out judgements.jsonl, with `prompt`, `candidate` and, where wanted,
-    `reference_image`, `instruction` and `id` in every row; paths start at the manifest's folder.
+    `reference_image` (one or a list), `source_media`, `instruction` and `id` in every row; paths start at the
+    manifest's folder. --workers and --ray are for manifests.
     """
 
     def load() -> "RewardModel":
@@ -79,36 +121,84 @@ def score(
             trust_remote_code=trust_remote_code,
         )
 
-    if instruction is not None:
-        from rewarddance.rewards.instructions import stored_instruction
-
-        stored_instruction(instruction)  # an unknown name stops the command before a model is loaded
+    named = [criteria(one) for one in instruction or ()]
+    reasoning = reasoning_settings(reasons, samples, temperature, max_reason_tokens)
+    if reasoning is not None and (len(named) > 1 or workers or ray is not None):
+        raise UsageError("--reasons is for one criterion at a time, in this process; leave the others out")
     if prompt is not None and candidate is not None and manifest is None and out is None:
-        request = JudgementRequest(prompt, candidate, reference_image, instruction)
-        judgement = load().judge([request])[0]
-        _print_judgement(judgement, as_json=json)
-        raise typer.Exit(0 if judgement.is_ok else 1)
+        request = JudgementRequest(prompt, candidate, tuple(reference_image or ()) or None, source_media=source_media)
+        judgements = _judged(load(), request, named, references, reasoning)
+        _print_judgements(judgements, as_json=json)
+        raise typer.Exit(0 if all(judgement.is_ok for judgement in judgements.values()) else 1)
     if manifest is not None and out is not None and prompt is None and candidate is None:
+        if len(named) > 1:
+            raise UsageError("a row of a manifest is judged once; name each of several criteria in a row of its own")
+        from rewarddance.cli.manifest import judge_manifest
+        from rewarddance.cli.manifest_job import JudgeLoader, Workers, judge_in_shards
+        from rewarddance.serving.manifest import Manifest
+
         fingerprint = model_fingerprint(model_location(model), adapter, revision, kind)
-        rows = Manifest.open(manifest, instruction, judge=fingerprint)
-        summary = judge_manifest(lambda: load().judge, rows, out, batch_size)
+        judge_key = " ".join(str(one) for one in (fingerprint, references, reasoning) if one is not None)
+        rows = Manifest.open(manifest, named[0] if named else None, judge=judge_key)
+        if workers or ray is not None:
+            loader = JudgeLoader(
+                model_location(model), device, dtype, adapter, revision, kind, trust_remote_code, references
+            )
+            crew = Workers(max(1, workers), ray, gpus_per_worker, shard_rows, batch_size, max_deaths)
+            summary = judge_in_shards(loader, rows, out, crew)
+        else:
+            summary = judge_manifest(
+                lambda: partial(load().judge, reference_mode=references, reasoning=reasoning), rows, out, batch_size
+            )
         _print_summary(summary, out, as_json=json)
         raise typer.Exit(0 if summary.failed <= max_failed_share * summary.rows else 1)
     raise UsageError("give --prompt and --candidate for one medium, or --manifest and --out for many")
 
 
-def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
+def _judged(
+    model: "RewardModel",
+    request: JudgementRequest,
+    named: Sequence[str | Path | None],
+    references: Literal["together", "one_by_one"] | None,
+    reasoning: "ReasoningSettings | None",
+) -> dict[str, Judgement]:
+    """Judgements by criteria; under the model's own without any."""
+    from rewarddance.rewards.dimensions import judge_dimensions
+
+    chosen = [one for one in named if one is not None]
+    if len(chosen) > 1:
+        return judge_dimensions(model, [request], chosen, references)[0]
+    request = replace(request, instruction=chosen[0] if chosen else None)
+    judgement = model.judge([request], reference_mode=references, reasoning=reasoning)[0]
+    return {judgement.instruction or "": judgement}
+
+
+def _print_summary(summary: "Summary", out: Path, as_json: bool) -> None:
     if as_json:
         print_json(asdict(summary))
     else:
         print(f"{summary.rows} rows judged, {summary.failed} of them without a score: {out}")
 
 
-def _print_judgement(judgement: Judgement, as_json: bool) -> None:
+def _print_judgements(judgements: Mapping[str, Judgement], as_json: bool) -> None:
+    """One judgement as it is; several by the names of their criteria."""
+    is_single = len(judgements) == 1
     if as_json:
-        print_json(asdict(judgement))
-    elif judgement.is_ok:
+        shown = {name: asdict(judgement) for name, judgement in judgements.items()}
+        print_json(next(iter(shown.values())) if is_single else shown)
+        return
+    for name, judgement in judgements.items():
+        _print_judgement(judgement, "" if is_single else f"{name}: ")
+
+
+def _print_judgement(judgement: Judgement, lead: str) -> None:
+    if judgement.is_ok:
         gap = "" if judgement.order_gap is None else f"  order gap {judgement.order_gap:.3f}"
-        print(f"score {number_in_words(judgement.score)}  reward {number_in_words(judgement.reward, '+.3f')}{gap}")
+        reward = number_in_words(judgement.reward, "+.3f")
+        print(f"{lead}score {number_in_words(judgement.score)}  reward {reward}{gap}")
+        if judgement.rationale is not None and judgement.cost is not None:
+            print(f"{lead}{judgement.rationale}  ({judgement.cost.generated_tokens} tokens written)")
+        elif judgement.message is not None:
+            typer.echo(f"{lead}{judgement.message}", err=True)
     else:
-        typer.echo(f"error: {judgement.status.value}: {judgement.message}", err=True)
+        typer.echo(f"error: {lead}{judgement.status.value}: {judgement.message}", err=True)

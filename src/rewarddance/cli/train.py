@@ -55,7 +55,9 @@ def _lab_model(settings: "TrainConfig") -> "RewardModel | None":
         chosen.kind,
         seed=settings.seed,
         instruction=chosen.instruction,
+        reference_mode="together" if settings.data.reference_sets else "one_by_one",
         media=MediaSettings(min_pixels=chosen.min_pixels, max_pixels=chosen.max_pixels),
+        attention=chosen.attention,
     )
 
 

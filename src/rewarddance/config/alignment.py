@@ -8,8 +8,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rewarddance.config.alignment_methods import DiffusionNftConfig, FlowGrpoConfig, MethodConfig, ReflConfig
+from rewarddance.config.alignment_methods import (
+    DiffusionNftConfig,
+    DraftConfig,
+    FlowGrpoConfig,
+    MethodConfig,
+    ReflConfig,
+)
 from rewarddance.config.guard import GuardConfig
+from rewarddance.config.service import ServiceConfig
 from rewarddance.config.training import Beta, Share
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -58,13 +65,17 @@ class RewardConfig(BaseModel):
     model_config = _STRICT
 
     model: str
-    """Reward model: a folder, a hub id, or a model of the lab."""
+    """Reward model: a folder, a hub id, or a model of the lab. With a service, its folder or `rewarddance.json` alone,
+    which say how it is asked."""
+
+    service: ServiceConfig | None = None
+    """Where the model runs, if it is asked over HTTP; null runs it here. Only for methods that need no gradient."""
 
     weight: float = Field(default=1.0, gt=0)
     """Weight beside the other rewards, after each was brought to the same scale."""
 
     instruction: str | None = None
-    """Name of the criteria to judge by; null for the model's own."""
+    """Name of the criteria to judge by, or the path of a YAML file with them; null for the model's own."""
 
 
 class JudgeConfig(BaseModel):
@@ -76,7 +87,7 @@ class JudgeConfig(BaseModel):
     """Reward model: a folder, a hub id, or a model of the lab."""
 
     instruction: str | None = None
-    """Name of the criteria to judge by; null for the model's own."""
+    """Name of the criteria to judge by, or the path of a YAML file with them; null for the model's own."""
 
     shift: int = Field(default=0, ge=0)
     """Pixels by which pictures are moved before this judge sees them. Textures that please reward models are locked to
@@ -103,8 +114,9 @@ class ReferencesConfig(BaseModel):
     folder: Path | None = None
     """Folder of `rewarddance references`; null for rewards that need none."""
 
-    combine: Literal["mean", "random", "soft_min"] = "mean"
-    """With several references: mean log-odds, one at random, or a soft minimum."""
+    combine: Literal["mean", "random", "soft_min", "together"] = "mean"
+    """With several references: mean log-odds, one at random, a soft minimum, or all in one question for a reward model
+    that has learned that."""
 
     count: int = Field(default=1, ge=1)
     """Best references of each prompt that are used."""
@@ -288,6 +300,11 @@ class AlignConfig(BaseModel):
                     f"method.updates_per_rollout), which are no whole groups of method.group_size "
                     f"({self.method.group_size}); change one of these"
                 )
+        if isinstance(self.method, ReflConfig | DraftConfig) and any(reward.service for reward in self.rewards):
+            raise ValueError(
+                f"method {self.method.name} climbs the gradient of the reward, and none comes back from a service; "
+                "use flow_grpo or diffusion_nft, or run the reward model here"
+            )
         weights = [self.regulariser.velocity_weight, self.regulariser.pretraining_weight]
         weights += [self.method.kl_weight] if isinstance(self.method, FlowGrpoConfig) else []
         if self.guard is not None and self.guard.action == "raise_kl" and not any(weights):

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -47,7 +49,7 @@ class ModelConfig(BaseModel):
     """Paradigm: pairwise generative, pointwise generative, or a regression head."""
 
     instruction: str = "overall"
-    """Name of the criteria that the model is given."""
+    """Name of the criteria that the model is given, or the path of a YAML file with them."""
 
     freeze_vision: bool = False
     """Whether the vision tower keeps its weights."""
@@ -60,6 +62,10 @@ class ModelConfig(BaseModel):
 
     max_pixels: int | None = Field(default=None, ge=1)
     """Larger images are reduced to about this many pixels; null for the family's own bound."""
+
+    attention: Literal["causal", "blocks"] = "causal"
+    """What an image reads: everything before it, or (blocks) the criteria and prompt alone, so that what was read of
+    one image serves against any other. Tournaments are several times faster; the model stays in this mode for good."""
 
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""
@@ -102,6 +108,10 @@ class DataConfig(BaseModel):
 
     max_comparisons: int | None = Field(default=None, ge=1)
     """Learn from the first this many comparisons of a seeded shuffle; null for all."""
+
+    reference_sets: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Learn also from questions with this many reference images in one, made from media that were compared with
+    several others of their prompt, as in rankings; empty for none. Such a model shows references together."""
 
     workers: int = Field(default=0, ge=0)
     """Processes that decode and preprocess images; 0 does it in the main process."""
@@ -160,6 +170,12 @@ class TrainConfig(BaseModel):
     loss: LossConfig = LossConfig()
     """How a comparison becomes a loss."""
 
+    rationale: RationaleConfig | None = None
+    """Learn the rationales that the comparisons carry; null leaves them out."""
+
+    distillation: DistillationConfig | None = None
+    """Learn the answers of another reward model as well; null for people's choices alone."""
+
     batch_size: int = Field(default=8, ge=1)
     """Comparisons in one forward pass of one process."""
 
@@ -201,4 +217,16 @@ class TrainConfig(BaseModel):
                 f"data.train_split and data.evaluation_split are both {self.data.train_split!r} of the same folder; "
                 "name another split or an evaluation folder"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_pairwise_model_sees_several_references(self) -> "TrainConfig":
+        if self.data.reference_sets and self.model.kind != "pairwise":
+            raise ValueError(f"data.reference_sets are for a pairwise model; a {self.model.kind} one sees one medium")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_pairwise_model_learns_rationales(self) -> "TrainConfig":
+        if self.rationale is not None and self.model.kind != "pairwise":
+            raise ValueError(f"rationale is for a pairwise model; a {self.model.kind} one sees one medium at a time")
         return self

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from rewarddance.core.rationale_text import with_media_swapped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,6 +15,9 @@ Choice = Literal["first", "second", "tie"]
 """Which of the two media, in the order shown, is preferred."""
 
 MediaKind = Literal["image", "clip"]
+
+AnyMedia: TypeAlias = "Media | Path | str | bytes | Image"
+"""One image or clip in any form in which it can be given."""
 
 _SWAPPED: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
 _SECOND_PREFERENCE: Mapping[Choice, float] = {"first": 0.0, "second": 1.0, "tie": 0.5}
@@ -52,13 +57,17 @@ class Comparison:
         second_preference: Soft label, the share of judges in [0, 1] that prefer `second`; None when only
             `choice` is known.
         dimensions: Choices per dimension, such as `{"structure": "first"}`.
-        instruction: Name of the criteria that the judges were given; None for the model's own.
+        instruction: Name of the criteria that the judges were given, or the path of a file with them; None for the
+            model's own.
         source_media: What an edit or an image-to-video prompt starts from.
         confidence: The data set's own confidence in the choice, in [0, 1].
         weight: How much the comparison counts in training; 1 unless the data set says otherwise.
         group_id: Comparisons of one group (one prompt's media) are not independent.
         source: Name of the data set.
         origin: Row id in the published file, to trace a record back.
+        beside_first: Further media shown on the side of `first`, when one is judged against several together.
+        beside_second: The same on the side of `second`.
+        rationale: Reasons for the choice; calls the media image 1 and image 2 in the order shown.
     """
 
     id: str
@@ -68,13 +77,16 @@ class Comparison:
     choice: Choice | None = None
     second_preference: float | None = None
     dimensions: Mapping[str, Choice] = field(default_factory=dict)
-    instruction: str | None = None
+    instruction: str | Path | None = None
     source_media: Media | None = None
     confidence: float | None = None
     weight: float = 1.0
     group_id: str | None = None
     source: str | None = None
     origin: str | None = None
+    beside_first: tuple[Media, ...] = ()
+    beside_second: tuple[Media, ...] = ()
+    rationale: str | None = None
 
     def swapped(self) -> "Comparison":
         """The same judgement with the two media shown in the other order."""
@@ -82,9 +94,12 @@ class Comparison:
             self,
             first=self.second,
             second=self.first,
+            beside_first=self.beside_second,
+            beside_second=self.beside_first,
             choice=None if self.choice is None else _SWAPPED[self.choice],
             second_preference=None if self.second_preference is None else 1.0 - self.second_preference,
             dimensions={name: _SWAPPED[choice] for name, choice in self.dimensions.items()},
+            rationale=None if self.rationale is None else with_media_swapped(self.rationale),
         )
 
     @property
@@ -102,16 +117,27 @@ class JudgementRequest:
     Attributes:
         prompt: The text that asked for the media.
         candidate: What is judged; image 2 of the question.
-        reference_image: What it is judged against; image 1 of the question. None for a model that needs none.
-        instruction: Name of stored criteria; None for the model's own.
+        reference_image: What it is judged against; image 1 of the question. Several are shown in one question or in
+            one question each, as the model's reference mode says. None for a model that needs none.
+        instruction: Name of stored criteria, which never reads another file; or the `Path` of a file of the user's
+            own, which only a trusted caller may give. None for the model's own.
         id: Free text that comes back with the judgement.
+        source_media: What an edit or an image-to-video prompt starts from; shown before the others.
     """
 
     prompt: str
-    candidate: "Media | Path | str | bytes | Image"
-    reference_image: "Media | Path | str | bytes | Image | None" = None
-    instruction: str | None = None
+    candidate: AnyMedia
+    reference_image: "AnyMedia | tuple[AnyMedia, ...] | None" = None
+    instruction: str | Path | None = None
     id: str | None = None
+    source_media: "AnyMedia | None" = None
+
+    @property
+    def reference_images(self) -> "tuple[AnyMedia, ...]":
+        """What the candidate is judged against, in order; empty for none."""
+        if self.reference_image is None:
+            return ()
+        return self.reference_image if isinstance(self.reference_image, tuple) else (self.reference_image,)
 
 
 class Status(StrEnum):
@@ -121,7 +147,33 @@ class Status(StrEnum):
     UNREADABLE_MEDIA = "unreadable_media"
     TOO_LONG = "too_long"
     NON_FINITE = "non_finite"
+    UNFINISHED_RATIONALE = "unfinished_rationale"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementCost:
+    """What an answer took; what several answers share is counted for each of them.
+
+    Attributes:
+        questions: Questions asked.
+        read_tokens: Tokens that the model was given, images included.
+        generated_tokens: Tokens that it wrote, one forward pass each: 0 when no rationale was asked for.
+        unfinished_rationales: Rationales that did not end within the limit of tokens; nothing was read after them.
+    """
+
+    questions: int = 0
+    read_tokens: int = 0
+    generated_tokens: int = 0
+    unfinished_rationales: int = 0
+
+    def __add__(self, other: "JudgementCost") -> "JudgementCost":
+        return JudgementCost(
+            questions=self.questions + other.questions,
+            read_tokens=self.read_tokens + other.read_tokens,
+            generated_tokens=self.generated_tokens + other.generated_tokens,
+            unfinished_rationales=self.unfinished_rationales + other.unfinished_rationales,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +186,12 @@ class Judgement:
         reward: Log-odds of yes, unbounded, used for optimisation; 0 means the model cannot tell.
         order_gap: |score(a vs b) - (1 - score(b vs a))| in [0, 1] when both orders were asked, else None.
         leaked_mass: Probability in [0, 1] that the model puts outside every spelling of yes and no.
-        rationale: The model's reasoning, when it was asked for.
+        rationale: The model's reasoning, when it was asked for; of several, the first that ended.
         instruction: Name of the criteria that were used.
-        message: One line on what went wrong, when the status is not ok.
+        instruction_sha256: Hex digest of their text: two judgements were asked for the same when these are equal.
+        message: One line on what went wrong, when the status is not ok, or when a rationale is missing.
         id: The request's id.
+        cost: What the answer took; None when the model was not asked.
     """
 
     status: Status
@@ -149,6 +203,8 @@ class Judgement:
     instruction: str | None = None
     message: str | None = None
     id: str | None = None
+    instruction_sha256: str | None = None
+    cost: JudgementCost | None = None
 
     @property
     def is_ok(self) -> bool:

@@ -22,7 +22,7 @@ from rewarddance.core.errors import DataError
 from rewarddance.core.files import sync_folder, write_json_atomic
 from rewarddance.core.types import Comparison, Media
 from rewarddance.data.records import ComparisonRecord
-from rewarddance.data.storage import SCHEMA, SCHEMA_VERSION, VERSION_KEY, record_to_row, row_to_record
+from rewarddance.data.storage import LATER_COLUMNS, SCHEMA, SCHEMA_VERSION, VERSION_KEY, record_to_row, row_to_record
 
 PARQUET_NAME = "comparisons.parquet"
 DATASET_NAME = "dataset.json"
@@ -172,8 +172,8 @@ class ComparisonSet(Sequence[Comparison]):
 
         Args:
             split: Keep the records of this split.
-            dimension: Keep what was judged in this dimension, and make it the choice; soft labels, which are about
-                the whole, are dropped.
+            dimension: Keep what was judged in this dimension, and make it the choice; soft labels and rationales,
+                which are about the whole, are dropped.
             source: Keep the records of this data set.
 
         Raises:
@@ -205,7 +205,8 @@ class ComparisonSet(Sequence[Comparison]):
     def _asked(self, comparison: Comparison) -> Comparison:
         if self.dimension is None:
             return comparison
-        return replace(comparison, choice=comparison.dimensions[self.dimension], second_preference=None)
+        choice = comparison.dimensions[self.dimension]
+        return replace(comparison, choice=choice, second_preference=None, rationale=None)
 
 
 def _read_table(file: Path) -> Any:
@@ -217,6 +218,10 @@ def _read_table(file: Path) -> Any:
         table = pq.read_table(file, partitioning=None)
     except (pa.ArrowException, OSError):
         raise DataError(f"{file}: not a parquet file, or a damaged one; import the data again") from None
+    for name in LATER_COLUMNS:
+        if name not in table.column_names:
+            field_of_name = SCHEMA.field(name)
+            table = table.append_column(field_of_name, pa.nulls(table.num_rows, field_of_name.type))
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise DataError(f"{file}: not a comparison file, columns are missing: {', '.join(missing)}")

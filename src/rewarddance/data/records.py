@@ -8,8 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 
 from rewarddance.core.errors import DataError
+from rewarddance.core.rationale_text import with_media_swapped
 from rewarddance.core.types import Choice, Comparison, Media
 
 _CHOICES = ("first", "second", "tie")
@@ -29,7 +31,7 @@ class ComparisonRecord:
         second_preference: Soft label of two candidates, the share of judges in [0, 1] that prefer the second.
         dimensions: Choices per dimension of two candidates.
         ratings: Per dimension one number a candidate, higher is better; pairs get their choice per dimension from it.
-        instruction: Name of the criteria that the judges were given.
+        instruction: Name of the criteria that the judges were given, or the path of a YAML file with them.
         source_media: What an edit or an image-to-video prompt starts from.
         confidence: The data set's own confidence in the choice, in [0, 1].
         weight: How much every comparison of the record counts in training.
@@ -37,6 +39,7 @@ class ComparisonRecord:
         split: Name of the split, such as `train`.
         source: Name of the data set.
         origin: File and row it was read from.
+        rationale: Reasons for the choice between two candidates, which it calls image 1 and image 2 in their order.
     """
 
     id: str
@@ -48,7 +51,7 @@ class ComparisonRecord:
     second_preference: float | None = None
     dimensions: Mapping[str, Choice] = field(default_factory=dict)
     ratings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    instruction: str | None = None
+    instruction: str | Path | None = None
     source_media: Media | None = None
     confidence: float | None = None
     weight: float = 1.0
@@ -56,6 +59,7 @@ class ComparisonRecord:
     split: str | None = None
     source: str | None = None
     origin: str | None = None
+    rationale: str | None = None
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -70,6 +74,7 @@ class ComparisonRecord:
         checks = {
             f"{count} candidates; two or more are needed": count < 2,
             "a choice, soft label or dimension is for two candidates; give ranks": only_two and count > 2,
+            "a rationale is about two candidates": self.rationale is not None and count > 2,
             "both a choice and ranks; give one": self.choice is not None and self.ranks is not None,
             f"choice {self.choice!r}; it is first, second or tie": self.choice not in (None, *_CHOICES),
             "a dimension's choice is first, second or tie": any(c not in _CHOICES for c in self.dimensions.values()),
@@ -103,6 +108,7 @@ class ComparisonRecord:
                 choice=None if self.choice is None else shown.choice,
                 second_preference=None if self.second_preference is None else shown.second_preference,
                 dimensions={name: shown.dimensions[name] for name in self.dimensions},
+                rationale=None if self.rationale is None else with_media_swapped(self.rationale),
             )
         return replace(
             record,
@@ -140,6 +146,7 @@ class ComparisonRecord:
             group_id=self.group_id if is_only else self.group_id or self.id,
             source=self.source,
             origin=self.origin,
+            rationale=self.rationale,
         )
 
     def pairs(self) -> tuple[Comparison, ...]:

@@ -45,9 +45,13 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string()),
         pa.field("source", pa.string()),
         pa.field("origin", pa.string()),
+        pa.field("rationale", pa.string()),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
+
+LATER_COLUMNS = ("rationale",)
+"""Columns that older files of the same version lack."""
 
 
 def record_to_row(record: ComparisonRecord) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def record_to_row(record: ComparisonRecord) -> dict[str, Any]:
         "second_preference": record.second_preference,
         "dimensions": list(record.dimensions.items()),
         "ratings": [(name, list(ratings)) for name, ratings in record.ratings.items()],
-        "instruction": record.instruction,
+        "instruction": None if record.instruction is None else str(record.instruction),
         "source_media": None if record.source_media is None else _media_to_row(record.source_media),
         "confidence": record.confidence,
         "weight": record.weight,
@@ -70,6 +74,7 @@ def record_to_row(record: ComparisonRecord) -> dict[str, Any]:
         "split": record.split,
         "source": record.source,
         "origin": record.origin,
+        "rationale": record.rationale,
     }
 
 
@@ -92,7 +97,7 @@ def row_to_record(row: Mapping[str, Any], folder: Path) -> ComparisonRecord:
         second_preference=row["second_preference"],
         dimensions=dict(row["dimensions"] or ()),
         ratings={name: tuple(ratings) for name, ratings in row["ratings"] or ()},
-        instruction=row["instruction"],
+        instruction=_instruction_of(row["instruction"], folder),
         source_media=None if source_media is None else _row_to_media(source_media, folder),
         confidence=row["confidence"],
         weight=row["weight"],
@@ -100,7 +105,13 @@ def row_to_record(row: Mapping[str, Any], folder: Path) -> ComparisonRecord:
         split=row["split"],
         source=row["source"],
         origin=row["origin"],
+        rationale=row["rationale"],
     )
+
+
+def _instruction_of(stored: str | None, folder: Path) -> str | Path | None:
+    """A name as it is; a file of criteria by its path, which starts at the data set's folder."""
+    return folder / stored if stored is not None and stored.endswith((".yaml", ".yml")) else stored
 
 
 def _media_to_row(media: Media) -> dict[str, Any]:

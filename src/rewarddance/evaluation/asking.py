@@ -131,12 +131,15 @@ def _ask(
 
 
 def _request(comparison: Comparison) -> JudgementRequest:
+    if comparison.beside_second:
+        raise UsageError(f"comparison {comparison.id} has several candidates; ask about it in its stored order only")
     return JudgementRequest(
         prompt=comparison.prompt,
         candidate=comparison.second,
-        reference_image=comparison.first,
+        reference_image=(comparison.first, *comparison.beside_first) if comparison.beside_first else comparison.first,
         instruction=comparison.instruction,
         id=comparison.id,
+        source_media=comparison.source_media,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import write_text_atomic
+from rewarddance.core.files import sha256_of, write_text_atomic
 from rewarddance.core.types import Choice, Comparison, Media, Status
 
 ROWS_NAME = "judgements.jsonl"
@@ -81,10 +81,15 @@ def row_key(comparison: Comparison, fingerprint: str, orders: str) -> str:
         fingerprint: What identifies the model, such as the hash of its weights.
         orders: Which orders are asked.
     """
-    media = [_identity(comparison.first), _identity(comparison.second)]
+    media = [_identity(one) for one in (comparison.first, comparison.second)]
     if comparison.source_media is not None:
         media.append(_identity(comparison.source_media))
-    return _digest(json.dumps([fingerprint, orders, comparison.prompt, comparison.instruction, media]))
+    beside = [_identity(one) for one in comparison.beside_first]
+    criteria = comparison.instruction
+    if isinstance(criteria, Path):
+        criteria = sha256_of(criteria) if criteria.is_file() else str(criteria)
+    asked = [fingerprint, orders, comparison.prompt, criteria, media, *([beside] if beside else [])]
+    return _digest(json.dumps(asked))
 
 
 def cluster_of(comparison: Comparison) -> str:

@@ -63,7 +63,14 @@ class Gold:
 
 def judge_picture(pixels: Float[np.ndarray, "side side 3"], prompt: LabPrompt) -> Gold:
     """Score one picture, float RGB in [0, 1], for a prompt."""
-    seen, strength, sharpness = look(pixels)
+    return judge_sight(pixels, look(pixels), prompt)
+
+
+def judge_sight(
+    pixels: Float[np.ndarray, "side side 3"], sight: tuple[list[Seen], float, float], prompt: LabPrompt
+) -> Gold:
+    """`judge_picture` for a picture that was looked at already; `sight` is what `look` gave."""
+    seen, strength, sharpness = sight
     return Gold(
         alignment=alignment(seen, prompt),
         sharpness=sharpness,
@@ -115,15 +122,16 @@ def alignment(seen: list[Seen], prompt: LabPrompt) -> float:
     best = 0.0
     for assigned in set(permutations(range(len(slots)), len(wanted))) if len(slots) <= 6 else ():
         chosen = [slots[index] for index in assigned]
-        credit = sum(_credit(thing, colour, shape) for thing, (colour, shape) in zip(chosen, wanted, strict=True))
+        credit = sum(credit_of(thing, colour, shape) for thing, (colour, shape) in zip(chosen, wanted, strict=True))
         if prompt.relation and chosen[0] and chosen[1]:
-            full = min(_credit(thing, *want) for thing, want in zip(chosen, wanted, strict=True))
+            full = min(credit_of(thing, *want) for thing, want in zip(chosen, wanted, strict=True))
             credit += full * holds(prompt.relation, chosen[0].centre, chosen[1].centre)
         best = max(best, credit)
     return best / (max(len(wanted), len(seen)) + (prompt.relation is not None))
 
 
-def _credit(thing: Seen | None, colour: Colour | None, shape: Shape) -> float:
+def credit_of(thing: Seen | None, colour: Colour | None, shape: Shape) -> float:
+    """How much of something asked for a seen thing is, in [0, 1]; 0 for nothing seen."""
     if thing is None:
         return 0.0
     if colour is None:

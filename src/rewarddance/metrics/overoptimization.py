@@ -186,6 +186,48 @@ def best_of_n_kl(n: int) -> float:
     return float(np.log(n) - (n - 1) / n)
 
 
+def best_of_n_mean(proxy: Float[ndarray, " samples"], values: Float[ndarray, " samples"], n: int) -> float:
+    r"""Expected value of the sample that the proxy likes best among n, over all subsets of n of one prompt's samples.
+
+    With the samples in ascending order of the proxy, the i-th of N is the best of a random subset with probability
+
+    $$w_i = \binom{i - 1}{n - 1} \Big/ \binom{N}{n}$$
+
+    Args:
+        proxy: What chooses, one number a sample.
+        values: What is averaged: gold, another judge, or the proxy itself. Same order.
+        n: Size of the subsets, 1 to the number of samples.
+
+    Returns:
+        Unbiased for the best of n fresh samples, and with less variance than one subset. Samples that the proxy likes
+        equally share their probabilities. For n = 1 the mean.
+
+    Raises:
+        ValueError: n is not in range, or a number is not finite.
+
+    Source:
+        Nakano et al., "WebGPT", arXiv:2112.09332, appendix I; used for the curves of arXiv:2210.10760.
+        Differs: ties of the proxy are shared instead of broken by order.
+    """
+    samples = len(proxy)
+    if not 1 <= n <= samples or len(values) != samples:
+        raise ValueError(f"The best of {n} cannot be estimated from {samples} samples and {len(values)} values.")
+    if not (np.isfinite(proxy).all() and np.isfinite(values).all()):
+        raise ValueError("Proxy and values must be finite; leave out samples without a judgement.")
+    order = np.argsort(proxy, kind="stable")
+    _, tied, counts = np.unique(proxy[order], return_inverse=True, return_counts=True)
+    shared = (np.bincount(tied, weights=_best_of_n_weights(samples, n)) / counts)[tied]
+    return float(shared @ values[order])
+
+
+def _best_of_n_weights(samples: int, n: int) -> Float[ndarray, " samples"]:
+    # By ratios, because the binomials overflow: w_N = n / N and w_(i-1) = w_i (i - n) / (i - 1), 0 below the n-th.
+    places = np.arange(samples, 1, -1)
+    ratios = np.maximum(places - n, 0) / (places - 1)
+    weights: Float[ndarray, " samples"] = np.cumprod([n / samples, *ratios])[::-1]
+    return weights
+
+
 def fit_overoptimization(
     distances: Sequence[float], gains: Sequence[float], law: Literal["best_of_n", "rl"]
 ) -> OverOptimizationFit:

@@ -99,6 +99,37 @@ def add_noise(
     return (1.0 - level) * precise + level * noise
 
 
+def renoise(
+    latents: Float[Tensor, " batch *latent"],
+    noise: Float[Tensor, " batch *latent"],
+    sigma: NoiseLevels,
+    higher_sigma: NoiseLevels,
+) -> Float[Tensor, " batch *latent"]:
+    r"""Latents taken back up to a higher noise level by fresh noise: the forward process between two levels.
+
+    $$x_{\sigma'} = a\,x_\sigma + \sqrt{\sigma'^2 - a^2\sigma^2}\;\varepsilon,
+      \qquad a = \frac{1 - \sigma'}{1 - \sigma}$$
+
+    What is left is a draw of the latents at the higher level given those at the lower one, so their distribution there
+    is the one that `add_noise` gives. `add_noise` on the one-step x0 would not do: x0 is a mean, and too smooth.
+
+    Args:
+        latents: At `sigma`.
+        noise: Standard normal, of the same shape.
+        sigma: Noise level of the latents, below 1; at 0 this is `add_noise`.
+        higher_sigma: Noise level to go to, not below `sigma`; 1 gives `noise`.
+
+    Source:
+        Search over paths, arXiv:2501.09732, section 3.3: the forward step of each path, there for a
+        variance-preserving process.
+    """
+    precise = in_full_precision(latents)
+    level, higher = over_rows(sigma, precise), over_rows(higher_sigma, precise)
+    kept = (1.0 - higher) / (1.0 - level)
+    added = (higher.square() - (kept * level).square()).clamp(min=0.0).sqrt()
+    return kept * precise + added * noise
+
+
 def flow_matching_loss(
     velocity: Float[Tensor, " batch *latent"],
     x0: Float[Tensor, " batch *latent"],

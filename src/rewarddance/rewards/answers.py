@@ -1,6 +1,5 @@
 """Which tokens of a tokenizer mean yes and no."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +42,16 @@ def resolve_answer_tokens(tokenizer: Any) -> AnswerTokens:
     )
 
 
-def _spellings(word: str) -> Iterable[str]:
+def answer_spellings(word: str) -> tuple[str, ...]:
     """The word in three cases, at the start of a line and after a space."""
-    for cased in (word, word.capitalize(), word.upper()):
-        yield cased
-        yield f" {cased}"
+    cases = (word, word.capitalize(), word.upper())
+    return tuple(spelling for cased in cases for spelling in (cased, f" {cased}"))
 
 
 def _single_token_ids(tokenizer: Any, word: str) -> tuple[int, ...]:
     """Ids of the spellings that are exactly one token and decode back to the word."""
     ids = set()
-    for spelling in _spellings(word):
+    for spelling in answer_spellings(word):
         token_ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
         # Decoding back rules out the unknown token, which would stand for yes and for no alike.
         if len(token_ids) == 1 and tokenizer.decode(token_ids).strip().lower() == word:

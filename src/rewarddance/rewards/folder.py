@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from rewarddance.core.errors import ModelError
 from rewarddance.core.files import sha256_of, write_json_atomic, write_text_atomic
 from rewarddance.rewards.answers import AnswerTokens
-from rewarddance.rewards.backbones.protocol import Backbone
+from rewarddance.rewards.backbones.protocol import AttentionMode, Backbone
 from rewarddance.rewards.instructions import Instruction
-from rewarddance.rewards.protocol import OrderMode, RewardKind
+from rewarddance.rewards.protocol import OrderMode, ReferenceMode, RewardKind
 from rewarddance.rewards.questions import QuestionWording
 
 RECORD_NAME = "rewarddance.json"
@@ -54,6 +54,9 @@ class ModelRecord:
         wording: The fixed words of the question.
         media: How media are shown.
         order_mode: Whether comparisons are asked in both orders.
+        attention: Whether an image reads what stands before it, or was trained to read the question's head alone.
+        reference_mode: Whether several reference images are shown in one question, as the model has learned.
+        instruction_sha256: Digest of the criteria's text; filled in when the record is written.
         base: Folder or hub id of the vision-language model that training started from; None when unknown.
         base_revision: Commit, branch or tag of that hub id.
         training: What the model was trained on, in the trainer's words; None for an untrained model.
@@ -68,6 +71,9 @@ class ModelRecord:
     wording: QuestionWording = field(default_factory=QuestionWording)
     media: MediaSettings = field(default_factory=MediaSettings)
     order_mode: OrderMode = "two"
+    attention: AttentionMode = "causal"
+    reference_mode: ReferenceMode = "one_by_one"
+    instruction_sha256: str | None = None
     base: str | None = None
     base_revision: str | None = None
     training: dict[str, Any] | None = None
@@ -107,7 +113,8 @@ def write_record(folder: Path, record: ModelRecord) -> None:
         record: Its `files` and `versions` are filled in here.
     """
     write_text_atomic(folder / _CARD_NAME, model_card(record))
-    complete = replace(record, files=_hashes(folder), versions=_versions())
+    digest = record.instruction.sha256
+    complete = replace(record, files=_hashes(folder), versions=_versions(), instruction_sha256=digest)
     write_json_atomic(folder / RECORD_NAME, asdict(complete))
 
 
@@ -117,18 +124,26 @@ def read_record(folder: Path) -> ModelRecord:
     Raises:
         ModelError: The record cannot be read, or a file is missing or has changed.
     """
-    path = folder / RECORD_NAME
+    record = parse_record(folder / RECORD_NAME)
+    for name, digest in record.files.items():
+        _check_file(folder, name, digest)
+    return record
+
+
+def parse_record(path: Path) -> ModelRecord:
+    """How a model judges, from its record alone; the files beside it are not looked at.
+
+    Raises:
+        ModelError: The record cannot be read.
+    """
     try:
-        record = _ADAPTER.validate_json(path.read_bytes())
+        return _ADAPTER.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "the file"
         raise ModelError(
             f"{path} cannot be read ({where}: {first['msg']}); it was damaged or written by another version"
         ) from error
-    for name, digest in record.files.items():
-        _check_file(folder, name, digest)
-    return record
 
 
 def model_card(record: ModelRecord) -> str:
@@ -143,7 +158,8 @@ def model_card(record: ModelRecord) -> str:
         f"tags: [reward-model, rewarddance, {record.kind}]\n"
         "---\n\n"
         f"# RewardDance reward model ({record.kind})\n\n"
-        f"- Criteria: `{record.instruction.name}`, version {record.instruction.version}\n"
+        f"- Criteria: `{record.instruction.name}`, version {record.instruction.version}, "
+        f"sha256 `{record.instruction.sha256[:16]}`\n"
         f"- Orders asked: {record.order_mode}\n"
         f"- Training: {trained}\n\n"
         "```python\n"

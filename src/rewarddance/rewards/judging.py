@@ -4,31 +4,33 @@ A request that fails has a status; it is taken out before the forward pass, so t
 call without it. Errors of the machine (out of memory, a broken kernel) are nobody's status: they are raised.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from rewarddance.core.errors import MediaError, ModelError
-from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.core.types import Judgement, JudgementCost, JudgementRequest, Status
 from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.instructions import Instruction
 from rewarddance.rewards.media_cache import MediaCache
 from rewarddance.rewards.module_modes import evaluating
 from rewarddance.rewards.paradigm import (
     Paradigm,
-    default_batch_tokens,
-    device_and_dtype,
     hidden_of,
     instruction_for,
-    token_batches,
+    reference_groups,
     too_long_message,
 )
-from rewarddance.rewards.protocol import OrderMode
+from rewarddance.rewards.protocol import OrderMode, ReferenceMode
 from rewarddance.rewards.questions import Question
 
 # Requests whose decoded pictures are held at a time: 32 pairs of large tiled images are about 2 GB.
 _WINDOW = 32
+# Answers whose logits over the whole vocabulary are held at a time.
+_ANSWERS_AT_ONCE = 64
 _MAX_REMEMBERED_ANSWERS = 4_096
 
 
@@ -39,10 +41,16 @@ class Answer:
     Attributes:
         log_odds: Of yes; finite.
         leaked_mass: Probability outside yes and no; None for a paradigm without answer tokens.
+        rationale: Reasons for it, if they were asked for and came to an end.
+        cost: What it took.
+        note: One line on what is missing.
     """
 
     log_odds: float
     leaked_mass: float | None
+    rationale: str | None = None
+    cost: JudgementCost | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +59,48 @@ class Failure:
 
     status: Status
     message: str
+    cost: JudgementCost | None = None
+
+
+Ask = Callable[[Paradigm, Sequence[Question]], dict[tuple[str, ...], Answer | Failure]]
+"""From questions, each once, to answers by question key."""
+
+
+@runtime_checkable
+class AnswersItself(Protocol):
+    """A backbone that is asked whole questions, such as one behind a service."""
+
+    def answer(self, questions: Sequence[Question]) -> dict[tuple[str, ...], Answer | Failure]:
+        """Answers by question key."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A request with what must be asked for it, or with the reason why nothing can be."""
+    """A request with what must be asked for it, or with the reason why nothing can be.
+
+    Attributes:
+        request: What was asked for.
+        instruction: The criteria.
+        groups: Questions against each reference image, or one group against all; their rewards are averaged.
+        failure: Why nothing can be asked.
+    """
 
     request: JudgementRequest
     instruction: Instruction
-    questions: tuple[Question, ...]
+    groups: tuple[tuple[Question, ...], ...]
     failure: Failure | None = None
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return tuple(question for group in self.groups for question in group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Modes:
+    """How a request becomes questions."""
+
+    order: OrderMode
+    reference: ReferenceMode
 
 
 def judge_requests(
@@ -68,37 +108,44 @@ def judge_requests(
     requests: Sequence[JudgementRequest],
     order_mode: OrderMode | None = None,
     media: MediaCache | None = None,
+    reference_mode: ReferenceMode | None = None,
+    ask: Ask | None = None,
+    window: int = _WINDOW,
 ) -> list[Judgement]:
     """One judgement a request, in order.
+
+    Against several reference images, the reward is that of one question with all of them, or the mean log-odds of one
+    question for each; a request fails when one of its media does.
 
     Args:
         paradigm: The reward model.
         requests: What to judge, against what.
         order_mode: Ask comparisons in both orders or in one; None for the model's own.
         media: A cache that the caller shares between calls; None for a new one.
+        reference_mode: Show several reference images in one question or one by one; None for the model's own.
+        ask: Answers the questions; None reads one token after each.
+        window: Requests that are planned together: what they share is computed once, and their media are held.
 
     Raises:
         UsageError: Unknown instruction, or a reference image is missing where one is needed.
     """
     # Held to the end: an image is known by its identity, which a later one may inherit.
     requests = list(requests)
-    mode = paradigm.record.order_mode if order_mode is None else order_mode
-    instructions = [instruction_for(paradigm, request.instruction) for request in requests]
+    modes = _Modes(order_mode or paradigm.record.order_mode, reference_mode or paradigm.record.reference_mode)
+    # Each file of criteria is read once.
+    named = {name: instruction_for(paradigm, name) for name in dict.fromkeys(one.instruction for one in requests)}
     if media is None:
         media = MediaCache(paradigm.backbone, paradigm.record.media.frames_per_clip)
     judgements: list[Judgement] = []
     answers: dict[tuple[str, ...], Answer | Failure] = {}
     with evaluating(paradigm.module), torch.no_grad():
-        for start in range(0, len(requests), _WINDOW):
+        for start in range(0, len(requests), window):
             if len(answers) > _MAX_REMEMBERED_ANSWERS:
                 answers.clear()
-            window = slice(start, start + _WINDOW)
-            plans = [
-                _plan(paradigm, request, instruction, mode, media)
-                for request, instruction in zip(requests[window], instructions[window], strict=True)
-            ]
+            asked = requests[start : start + window]
+            plans = [_plan(paradigm, one, named[one.instruction], modes, media) for one in asked]
             new = {question.key: question for plan in plans for question in plan.questions}
-            answers |= _ask(paradigm, [question for key, question in new.items() if key not in answers])
+            answers |= (ask or _ask)(paradigm, [question for key, question in new.items() if key not in answers])
             judgements += [_conclude(paradigm, plan, answers) for plan in plans]
     return judgements
 
@@ -107,79 +154,106 @@ def _plan(
     paradigm: Paradigm,
     request: JudgementRequest,
     instruction: Instruction,
-    order_mode: OrderMode,
+    modes: _Modes,
     media: MediaCache,
 ) -> _Plan:
     try:
-        reference = None if request.reference_image is None else media.get(request.reference_image)
+        source = None if request.source_media is None else media.get(request.source_media)
+        references = [media.get(reference) for reference in request.reference_images]
         candidate = media.get(request.candidate)
     except MediaError as error:
         return _Plan(request, instruction, (), Failure(Status.UNREADABLE_MEDIA, str(error)))
-    questions = paradigm.questions(instruction.text, request.prompt, candidate, reference, order_mode)
-    return _Plan(request, instruction, questions)
+    groups = (
+        paradigm.questions(instruction.text, request.prompt, candidate, shown, modes.order, source)
+        for shown in reference_groups(references, modes.reference)
+    )
+    return _Plan(request, instruction, tuple(groups))
 
 
 def _ask(paradigm: Paradigm, questions: Sequence[Question]) -> dict[tuple[str, ...], Answer | Failure]:
     """Answers by question key."""
+    if isinstance(paradigm.backbone, AnswersItself):
+        return paradigm.backbone.answer(questions)
     answers: dict[tuple[str, ...], Answer | Failure] = {}
     askable: list[tuple[Question, EncodedQuestion]] = []
     for question in questions:
-        encoded = _encode(paradigm.backbone, question)
+        encoded = encode_question(paradigm.backbone, question, paradigm.backbone.max_tokens)
         if isinstance(encoded, Failure):
             answers[question.key] = encoded
         else:
             askable.append((question, encoded))
-    device, _ = device_and_dtype(paradigm.backbone)
-    lengths = [len(encoded.token_ids) for _, encoded in askable]
-    for batch in token_batches(lengths, default_batch_tokens(device)):
-        for place, answer in zip(batch, _forward(paradigm, [askable[place][1] for place in batch]), strict=True):
-            answers[askable[place][0].key] = answer
-    return answers
+    given = _forward(paradigm, [encoded for _, encoded in askable]) if askable else []
+    return answers | {question.key: answer for (question, _), answer in zip(askable, given, strict=True)}
 
 
-def _encode(backbone: Backbone, question: Question) -> EncodedQuestion | Failure:
+def encode_question(backbone: Backbone, question: Question, max_tokens: int) -> EncodedQuestion | Failure:
+    """The question as tokens and pictures, or why it cannot be asked."""
     try:
         encoded = backbone.encode(question.parts)
     except ModelError as error:  # the prompt holds the family's image token
         return Failure(Status.FAILED, str(error))
     tokens = len(encoded.token_ids)
-    if tokens > backbone.max_tokens:
-        return Failure(Status.TOO_LONG, too_long_message(tokens, backbone.max_tokens))
+    if tokens > max_tokens:
+        return Failure(Status.TOO_LONG, too_long_message(tokens, max_tokens))
     return encoded
 
 
 def _forward(paradigm: Paradigm, questions: Sequence[EncodedQuestion]) -> list[Answer | Failure]:
-    hidden = hidden_of(paradigm.backbone, questions)
-    log_odds = paradigm.read(hidden).tolist()
-    leaked = paradigm.leaked(hidden)
-    masses = [None] * len(questions) if leaked is None else leaked.tolist()
-    return [_finite_answer(value, mass) for value, mass in zip(log_odds, masses, strict=True)]
+    log_odds: list[float] = []
+    masses: list[float | None] = []
+    for hidden in torch.split(hidden_of(paradigm.backbone, questions), _ANSWERS_AT_ONCE):
+        log_odds += paradigm.read(hidden).tolist()
+        leaked = paradigm.leaked(hidden)
+        masses += [None] * len(hidden) if leaked is None else leaked.tolist()
+    costs = [JudgementCost(questions=1, read_tokens=len(question.token_ids)) for question in questions]
+    return [finite_answer(*values) for values in zip(log_odds, masses, costs, strict=True)]
 
 
-def _finite_answer(log_odds: float, leaked_mass: float | None) -> Answer | Failure:
-    if torch.isfinite(torch.tensor(log_odds)):
-        return Answer(log_odds, leaked_mass)
-    return Failure(
-        Status.NON_FINITE, f"the model answered with {log_odds}; its weights or its precision are unsuitable"
-    )
+def finite_answer(
+    log_odds: float,
+    leaked_mass: float | None,
+    cost: JudgementCost,
+    rationale: str | None = None,
+    note: str | None = None,
+) -> Answer | Failure:
+    """An answer, or the failure that a log-odds which is no finite number stands for."""
+    if math.isfinite(log_odds):
+        return Answer(log_odds, leaked_mass, rationale, cost, note)
+    message = f"the model answered with {log_odds}; its weights or its precision are unsuitable"
+    return Failure(Status.NON_FINITE, message, cost)
 
 
 def _conclude(paradigm: Paradigm, plan: _Plan, answers: Mapping[tuple[str, ...], Answer | Failure]) -> Judgement:
     found = [answers[question.key] for question in plan.questions]
+    criteria, digest = plan.instruction.name, plan.instruction.sha256
+    costs = [answer.cost for answer in found if answer.cost is not None]
+    cost = sum(costs, JudgementCost()) if costs else None
     failure = plan.failure or next((answer for answer in found if isinstance(answer, Failure)), None)
     if failure is not None:
-        return Judgement(failure.status, message=failure.message, instruction=plan.instruction.name, id=plan.request.id)
+        return Judgement(
+            failure.status,
+            message=failure.message,
+            instruction=criteria,
+            id=plan.request.id,
+            instruction_sha256=digest,
+            cost=cost,
+        )
     given = [answer for answer in found if isinstance(answer, Answer)]
-    log_odds = torch.tensor([[answer.log_odds] for answer in given], dtype=torch.float64)  # (questions, 1)
-    reward = paradigm.combine(log_odds)
+    values = torch.tensor([answer.log_odds for answer in given], dtype=torch.float64)
+    log_odds = values.reshape(len(plan.groups), -1).T  # (questions, groups)
+    reward = paradigm.combine(log_odds).mean()
     gap = paradigm.gap(log_odds)
     masses = [answer.leaked_mass for answer in given if answer.leaked_mass is not None]
     return Judgement(
         Status.OK,
         score=torch.sigmoid(reward).item(),
         reward=reward.item(),
-        order_gap=None if gap is None else gap.item(),
+        order_gap=None if gap is None else gap.mean().item(),
         leaked_mass=sum(masses) / len(masses) if masses else None,
-        instruction=plan.instruction.name,
+        instruction=criteria,
         id=plan.request.id,
+        instruction_sha256=digest,
+        rationale=given[0].rationale,
+        message=given[0].note,
+        cost=cost,
     )

@@ -15,12 +15,12 @@ from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.core.folder_safety import check_folder_is_safe
 from rewarddance.rewards.answers import resolve_answer_tokens
 from rewarddance.rewards.backbones.loading import load_backbone, resolve_folder
-from rewarddance.rewards.backbones.protocol import Backbone
+from rewarddance.rewards.backbones.protocol import AttentionMode, Backbone
 from rewarddance.rewards.folder import RECORD_NAME, MediaSettings, ModelRecord, read_record
 from rewarddance.rewards.instructions import load_instruction
 from rewarddance.rewards.pairwise import PairwiseModel
 from rewarddance.rewards.pointwise import PointwiseModel
-from rewarddance.rewards.protocol import OrderMode, RewardKind, RewardModel
+from rewarddance.rewards.protocol import OrderMode, ReferenceMode, RewardKind, RewardModel
 from rewarddance.rewards.scalar import ScalarModel, new_head, read_head
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -41,6 +41,7 @@ def load_reward_model(
     kind: RewardKind | None = None,
     trust_remote_code: bool = False,
     merge_adapter: bool = True,
+    attention: AttentionMode | None = None,
 ) -> RewardModel:
     """Load a reward model for judging; its parameters are frozen.
 
@@ -54,10 +55,11 @@ def load_reward_model(
         kind: Paradigm of a plain model, `pairwise` (the default) or `pointwise`; for a saved one, what it must be.
         trust_remote_code: Skip the check for pickles and code. A repository's own code is not run either way.
         merge_adapter: Add the adapter to the weights; otherwise it stays apart: exact in bfloat16, but slower.
+        attention: What the model must have been trained with; None for whatever it was.
 
     Raises:
         ModelError: The model is missing, unsafe, damaged or unsuitable.
-        UsageError: `kind` does not fit, or `device` or `dtype` is unknown.
+        UsageError: `kind` or `attention` does not fit, or `device` or `dtype` is unknown.
     """
     folder = _safe_folder(path_or_id, revision, trust_remote_code)
     record = read_record(folder) if (folder / RECORD_NAME).is_file() else None
@@ -67,6 +69,12 @@ def load_reward_model(
         )
     if record is not None and kind is not None and kind != record.kind:
         raise UsageError(f"{path_or_id} is a {record.kind} model, not a {kind} one; leave the kind out")
+    trained = "causal" if record is None else record.attention
+    if attention is not None and attention != trained:
+        raise UsageError(
+            f"{path_or_id} was trained with attention {trained}, so its scores with attention {attention} would mean "
+            f"nothing; train a model with model.attention={attention}"
+        )
     target = _device(device)
     backbone = load_backbone(folder, None, _dtype(dtype, target), target)
     if adapter is not None:
@@ -80,6 +88,7 @@ def load_reward_model(
             base_revision=revision,
         )
     _check_answers(folder, backbone, record)
+    backbone.attention = record.attention
     backbone.set_image_limits(record.media.min_pixels, record.media.max_pixels)
     model = _assembled(backbone, record, folder)
     model.module.requires_grad_(False)
@@ -92,11 +101,13 @@ def new_reward_model(
     seed: int = 0,
     instruction: str | Path = "overall",
     order_mode: OrderMode = "two",
+    reference_mode: ReferenceMode = "one_by_one",
     media: MediaSettings | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    attention: AttentionMode = "causal",
 ) -> RewardModel:
     """A reward model at the start of its training; its parameters are free.
 
@@ -107,11 +118,13 @@ def new_reward_model(
         seed: Decides the first weights of a scalar model's head.
         instruction: Name of stored criteria, or the path of a YAML file.
         order_mode: Whether the finished model asks comparisons in both orders.
+        reference_mode: Whether it shows several reference images in one question; it must have learned that.
         media: Resolution and frames; None for the family's own.
         device: `auto` is the GPU if there is one.
         dtype: Precision of the weights; what learns should be float32.
         revision: Branch, tag or commit on the hub; ignored for a folder.
         trust_remote_code: Skip the check of the folder for pickles and code.
+        attention: `blocks` trains a model that reads images apart from each other.
 
     Raises:
         ModelError: The base is missing, unsafe or unsuitable.
@@ -127,9 +140,12 @@ def new_reward_model(
         answers=resolve_answer_tokens(backbone.tokenizer),
         media=media or MediaSettings(),
         order_mode=order_mode,
+        reference_mode=reference_mode,
         base=_origin(base),
         base_revision=revision,
+        attention=attention,
     )
+    backbone.attention = attention
     backbone.set_image_limits(record.media.min_pixels, record.media.max_pixels)
     if kind == "scalar":
         return ScalarModel(backbone, record, new_head(backbone, seed))

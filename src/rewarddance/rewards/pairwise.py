@@ -10,6 +10,7 @@ Differs:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -25,16 +26,21 @@ from rewarddance.rewards.folder import ModelRecord, save_model
 from rewarddance.rewards.judging import judge_requests
 from rewarddance.rewards.paradigm import AnswerReader
 from rewarddance.rewards.pixel_reward import pixel_reward
-from rewarddance.rewards.preparation import prepare
+from rewarddance.rewards.preparation import QuestionMaker, prepare
 from rewarddance.rewards.protocol import (
     ComparisonLoss,
     LossSettings,
     OrderMode,
     PreparedComparisons,
+    ReferenceMode,
     RewardKind,
 )
-from rewarddance.rewards.questions import Medium, Question, comparison_question
+from rewarddance.rewards.questions import Medium, Question, QuestionWording, comparison_question
 from rewarddance.rewards.ranking import rank_candidates
+from rewarddance.rewards.rationale_learning import prepare_with_rationales, rationale_loss, taught_loss
+from rewarddance.rewards.reasoned_judging import judge_with_reasons
+from rewarddance.rewards.reasoning_settings import Format, ReasoningSettings
+from rewarddance.rewards.replies import reasons_first
 
 _NEEDS_REFERENCE = "a pairwise model judges against a reference image; give one, or use a pointwise or scalar model"
 
@@ -55,45 +61,74 @@ class PairwiseModel:
         """The vision-language model."""
         return self.backbone.model
 
-    def judge(self, requests: Sequence[JudgementRequest], order_mode: OrderMode | None = None) -> list[Judgement]:
+    def judge(
+        self,
+        requests: Sequence[JudgementRequest],
+        order_mode: OrderMode | None = None,
+        reference_mode: ReferenceMode | None = None,
+        reasoning: ReasoningSettings | None = None,
+    ) -> list[Judgement]:
         """One judgement a request, in order; see `RewardModel.judge`.
 
         Raises:
             UsageError: A request has no reference image, or names unknown criteria.
         """
-        if any(request.reference_image is None for request in requests):
+        if not all(request.reference_images for request in requests):
             raise UsageError(_NEEDS_REFERENCE)
-        return judge_requests(self, requests, order_mode)
+        if reasoning is None:
+            return judge_requests(self, requests, order_mode, reference_mode=reference_mode)
+        asked = self if reasoning.format == "answer_first" else self._asked_for_reasons()
+        return judge_with_reasons(asked, requests, reasoning, order_mode, reference_mode)
 
     def compare(
-        self, prompt: str, candidate: MediaSource, reference_image: MediaSource, instruction: str | None = None
+        self,
+        prompt: str,
+        candidate: MediaSource,
+        reference_image: MediaSource | tuple[MediaSource, ...],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
     ) -> Judgement:
         """How much better the candidate is than the reference image."""
-        return self.judge([JudgementRequest(prompt, candidate, reference_image, instruction)])[0]
+        request = JudgementRequest(prompt, candidate, reference_image, instruction, source_media=source_media)
+        return self.judge([request])[0]
 
-    def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None) -> Ranking:
+    def rank(
+        self,
+        prompt: str,
+        candidates: Sequence[MediaSource],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
+    ) -> Ranking:
         """Candidates by win count; see `rank_candidates`."""
-        return rank_candidates(self, prompt, candidates, instruction)
+        return rank_candidates(self, prompt, candidates, instruction, source_media)
 
     def reward(
         self,
         pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         reference_pixels: Float[Tensor, "batch *frames2 channels height2 width2"] | None = None,
-        instruction: str | None = None,
+        instruction: str | Path | None = None,
+        reference_mode: ReferenceMode | None = None,
     ) -> Float[Tensor, " batch"]:
         """Differentiable log-odds; see `pixel_reward`."""
-        return pixel_reward(self, pixels, prompts, reference_pixels, instruction)
+        return pixel_reward(self, pixels, prompts, reference_pixels, instruction, reference_mode)
 
-    def prepare_comparisons(self, comparisons: Sequence[Comparison]) -> PreparedComparisons:
-        """One question a comparison, in the order shown; see `prepare`."""
-        wording = self.record.wording
-        return prepare(self, comparisons, lambda *shown: (comparison_question(wording, *shown),))
+    def prepare_comparisons(
+        self, comparisons: Sequence[Comparison], formats: Sequence[Format] | None = None
+    ) -> PreparedComparisons:
+        """One question a comparison, in the order shown; see `prepare` and `prepare_with_rationales`."""
+        if formats is None:
+            return prepare(self, comparisons, _asked_in(self.record.wording))
+        return prepare_with_rationales(self, comparisons, formats, _asked_in)
 
     def comparison_loss(self, prepared: PreparedComparisons, settings: LossSettings) -> ComparisonLoss:
-        """Cross-entropy of the answer to "is image 2 better?"."""
-        log_odds = self.read(self.backbone.answer_hidden(prepared.questions))
-        loss = answer_cross_entropy(log_odds, prepared.targets, settings.label_smoothing)
+        """Cross-entropy of the answer to "is image 2 better?", and of its rationale if there is one."""
+        if prepared.rationales is None:
+            log_odds = self.read(self.backbone.answer_hidden(prepared.questions))
+            loss = answer_cross_entropy(log_odds, prepared.targets, settings.label_smoothing)
+        else:
+            log_odds, loss = rationale_loss(self, prepared, prepared.rationales, settings)
+        loss = taught_loss(loss, log_odds, prepared, settings)
         return ComparisonLoss(loss * prepared.weights, log_odds.detach())
 
     def save(self, folder: Path) -> None:
@@ -101,16 +136,22 @@ class PairwiseModel:
         save_model(folder, self.backbone, self.record, self.training)
 
     def questions(
-        self, criteria: str, prompt: str, candidate: Medium, reference: Medium | None, order_mode: OrderMode
+        self,
+        criteria: str,
+        prompt: str,
+        candidate: Medium,
+        references: tuple[Medium, ...],
+        order_mode: OrderMode,
+        source: Medium | None = None,
     ) -> tuple[Question, ...]:
-        """The candidate as image 2 and, with two orders, as image 1 as well."""
-        if reference is None:
+        """The candidate as the last image and, with two orders, as image 1 as well."""
+        if not references:
             raise UsageError(_NEEDS_REFERENCE)
         wording = self.record.wording
-        forward = comparison_question(wording, criteria, prompt, reference, candidate)
+        forward = comparison_question(wording, criteria, prompt, references, candidate, source)
         if order_mode == "one":
             return (forward,)
-        return (forward, comparison_question(wording, criteria, prompt, candidate, reference))
+        return (forward, comparison_question(wording, criteria, prompt, candidate, references, source))
 
     def read(self, hidden: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Log-odds of yes."""
@@ -127,3 +168,11 @@ class PairwiseModel:
     def gap(self, log_odds: Float[Tensor, "questions batch"]) -> Float[Tensor, " batch"] | None:
         """How far the two orders disagree."""
         return order_gap(log_odds[0], log_odds[1]) if len(log_odds) > 1 else None
+
+    def _asked_for_reasons(self) -> "PairwiseModel":
+        """The same model, whose questions ask for reasons before the answer."""
+        return PairwiseModel(self.backbone, replace(self.record, wording=reasons_first(self.record.wording)))
+
+
+def _asked_in(wording: QuestionWording) -> QuestionMaker:
+    return lambda *shown: (comparison_question(wording, *shown),)

@@ -2,19 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rewarddance.core.errors import UsageError
 from rewarddance.objectives.answer_token import answer_log_odds, label_logits, leaked_mass
 from rewarddance.rewards.answers import AnswerTokens
 from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.folder import ModelRecord
-from rewarddance.rewards.instructions import Instruction, stored_instruction
-from rewarddance.rewards.protocol import OrderMode
-from rewarddance.rewards.questions import Medium, Question, QuestionWording, quality_question
+from rewarddance.rewards.instructions import Instruction, load_instruction, stored_instruction
+from rewarddance.rewards.protocol import OrderMode, ReferenceMode
+from rewarddance.rewards.questions import Medium, Question, QuestionWording, Side, quality_question
+
+RATIONALES_NEED_TWO_MEDIA = (
+    "rationales say which of two media is better; only a pairwise model, which sees both, can learn them"
+)
+
+SHOWS_ONE_MEDIUM = (
+    "only a pairwise model shows several reference images in one question; a pointwise or scalar one looks at each "
+    "alone (reference mode one_by_one)"
+)
 
 
 @runtime_checkable
@@ -39,9 +50,15 @@ class Paradigm(Protocol):
         """Every parameter."""
 
     def questions(
-        self, criteria: str, prompt: str, candidate: Medium, reference: Medium | None, order_mode: OrderMode
+        self,
+        criteria: str,
+        prompt: str,
+        candidate: Medium,
+        references: tuple[Medium, ...],
+        order_mode: OrderMode,
+        source: Medium | None = None,
     ) -> tuple[Question, ...]:
-        """What has to be asked to judge the candidate; one or two questions."""
+        """What has to be asked to judge the candidate against references shown together; one or two questions."""
 
     def read(self, hidden: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Log-odds of each answer, in float32 or better."""
@@ -83,9 +100,24 @@ class AnswerReader:
         return leaked_mass(head(hidden), yes_ids, no_ids)
 
 
-def quality_questions(wording: QuestionWording, criteria: str, prompt: str, *media: Medium) -> tuple[Question, ...]:
+def quality_questions(
+    wording: QuestionWording, criteria: str, prompt: str, *media: Medium, source: Medium | None = None
+) -> tuple[Question, ...]:
     """The pointwise question about each medium."""
-    return tuple(quality_question(wording, criteria, prompt, medium) for medium in media)
+    return tuple(quality_question(wording, criteria, prompt, medium, source) for medium in media)
+
+
+def pair_of_qualities(
+    wording: QuestionWording, criteria: str, prompt: str, first: Side, second: Side, source: Medium | None
+) -> tuple[Question, ...]:
+    """The pointwise questions from which a comparison is learned.
+
+    Raises:
+        UsageError: A side has several media.
+    """
+    if isinstance(first, tuple) or isinstance(second, tuple):
+        raise UsageError(SHOWS_ONE_MEDIUM)
+    return quality_questions(wording, criteria, prompt, first, second, source=source)
 
 
 def difference_of_qualities(rewards: Float[Tensor, "questions batch"]) -> Float[Tensor, " batch"]:
@@ -93,14 +125,27 @@ def difference_of_qualities(rewards: Float[Tensor, "questions batch"]) -> Float[
     return rewards[0] - rewards[1] if len(rewards) > 1 else rewards[0]
 
 
-def instruction_for(paradigm: Paradigm, name: str | None) -> Instruction:
+def reference_groups(references: Sequence[Medium], mode: ReferenceMode) -> list[tuple[Medium, ...]]:
+    """Which reference images are shown in one question; a single group without any where there are none."""
+    if mode == "together" or not references:
+        return [tuple(references)]
+    return [(reference,) for reference in references]
+
+
+def instruction_for(paradigm: Paradigm, named: str | Path | None) -> Instruction:
     """The criteria that a request or comparison names; the model's own for None or for their own name.
 
+    Args:
+        paradigm: The reward model.
+        named: A name, for which no file of the user's is ever read; or a file, given as a `Path`.
+
     Raises:
-        UsageError: The name is in neither place.
+        UsageError: The name is in neither place, or the file has no criteria.
     """
     own = paradigm.record.instruction
-    return own if name is None or name == own.name else stored_instruction(name)
+    if isinstance(named, Path):
+        return load_instruction(named)
+    return own if named is None or named == own.name else stored_instruction(named)
 
 
 def device_and_dtype(backbone: Backbone) -> tuple[torch.device, torch.dtype]:
@@ -136,8 +181,7 @@ def default_batch_tokens(device: torch.device) -> int:
 
 def hidden_of(backbone: Backbone, questions: Sequence[EncodedQuestion]) -> Float[Tensor, "batch width"]:
     """Hidden state at the answer position of each question, on the model's device."""
-    device, dtype = device_and_dtype(backbone)
-    return backbone.answer_hidden(backbone.collate(questions).to(device, dtype))
+    return backbone.answer_states(questions)
 
 
 def too_long_message(tokens: int, limit: int) -> str:

@@ -5,8 +5,8 @@ Gradients reach the pixels and nothing else: the reward model's parameters take 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,12 +15,12 @@ from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.module_modes import evaluating, frozen
 from rewarddance.rewards.paradigm import (
     Paradigm,
-    default_batch_tokens,
     hidden_of,
     instruction_for,
-    token_batches,
+    reference_groups,
     too_long_message,
 )
+from rewarddance.rewards.protocol import ReferenceMode
 from rewarddance.rewards.questions import Medium
 
 _CLIP_AXES = 5
@@ -30,8 +30,9 @@ def pixel_reward(
     paradigm: Paradigm,
     pixels: Float[Tensor, "batch *frames channels height width"],
     prompts: Sequence[str],
-    reference_pixels: Float[Tensor, "batch *frames2 channels height2 width2"] | None = None,
-    instruction: str | None = None,
+    reference_pixels: Float[Tensor, "batch *more channels height2 width2"] | None = None,
+    instruction: str | Path | None = None,
+    reference_mode: ReferenceMode | None = None,
 ) -> Float[Tensor, " batch"]:
     """Log-odds of each sample, with gradient down to `pixels` and `reference_pixels`.
 
@@ -39,8 +40,11 @@ def pixel_reward(
         paradigm: The reward model; its order mode holds here too.
         pixels: Candidates, float RGB in [0, 1].
         prompts: One a candidate.
-        reference_pixels: What each is judged against; may differ in size. None only for a model that needs none.
-        instruction: Name of stored criteria; None for the model's own.
+        reference_pixels: What each is judged against; may differ in size. Several reference images of each candidate
+            have an axis of their own after the batch. None only for a model that needs none.
+        instruction: Name or file of criteria; None for the model's own.
+        reference_mode: Show several reference images in one question, or one by one and take the mean log-odds; None
+            for the model's own.
 
     Returns:
         Unbounded, in float32 or better. Not finite where the model's answer is not: the caller's guard decides.
@@ -55,16 +59,23 @@ def pixel_reward(
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
         candidates = [_medium(paradigm.backbone, sample) for sample in pixels]
-        references: list[Medium | None] = [None] * len(candidates)
+        references: list[list[Medium]] = [[] for _ in candidates]
         if reference_pixels is not None:
-            references = [_medium(paradigm.backbone, sample) for sample in reference_pixels]
+            has_several = reference_pixels.ndim > pixels.ndim
+            references = [
+                [_medium(paradigm.backbone, one) for one in (own if has_several else own[None])]
+                for own in reference_pixels
+            ]
+        mode = reference_mode or paradigm.record.reference_mode
         asked = [
-            paradigm.questions(criteria, prompt, candidate, reference, paradigm.record.order_mode)
-            for prompt, candidate, reference in zip(prompts, candidates, references, strict=True)
+            paradigm.questions(criteria, prompt, candidate, shown, paradigm.record.order_mode)
+            for prompt, candidate, own in zip(prompts, candidates, references, strict=True)
+            for shown in reference_groups(own, mode)
         ]
         encoded = [paradigm.backbone.encode(question.parts) for questions in asked for question in questions]
-        log_odds = _log_odds(paradigm, encoded)  # (batch * questions,)
-        return paradigm.combine(log_odds.reshape(len(asked), -1).T)
+        log_odds = _log_odds(paradigm, encoded)  # (batch * groups * questions,)
+        by_group = paradigm.combine(log_odds.reshape(len(asked), -1).T)  # (batch * groups,)
+        return by_group.reshape(len(candidates), -1).mean(1)
 
 
 def _medium(backbone: Backbone, sample: Float[Tensor, "*frames channels height width"]) -> Medium:
@@ -78,8 +89,4 @@ def _log_odds(paradigm: Paradigm, questions: Sequence[EncodedQuestion]) -> Float
     limit = paradigm.backbone.max_tokens
     if max(lengths) > limit:
         raise UsageError(too_long_message(max(lengths), limit))
-    device = next(paradigm.module.parameters()).device
-    batches = token_batches(lengths, default_batch_tokens(device))
-    answers = [paradigm.read(hidden_of(paradigm.backbone, [questions[place] for place in batch])) for batch in batches]
-    place_of = torch.tensor([place for batch in batches for place in batch], device=device)
-    return torch.cat(answers)[place_of.argsort()]
+    return paradigm.read(hidden_of(paradigm.backbone, questions))

@@ -12,11 +12,13 @@ Differs:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Ranking
 from rewarddance.objectives.answer_token import answer_cross_entropy
@@ -24,7 +26,14 @@ from rewarddance.objectives.preference import bradley_terry_loss
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.folder import ModelRecord, save_model
 from rewarddance.rewards.judging import judge_requests
-from rewarddance.rewards.paradigm import AnswerReader, difference_of_qualities, quality_questions
+from rewarddance.rewards.paradigm import (
+    RATIONALES_NEED_TWO_MEDIA,
+    SHOWS_ONE_MEDIUM,
+    AnswerReader,
+    difference_of_qualities,
+    pair_of_qualities,
+    quality_questions,
+)
 from rewarddance.rewards.pixel_reward import pixel_reward
 from rewarddance.rewards.preparation import prepare
 from rewarddance.rewards.protocol import (
@@ -32,10 +41,15 @@ from rewarddance.rewards.protocol import (
     LossSettings,
     OrderMode,
     PreparedComparisons,
+    ReferenceMode,
     RewardKind,
 )
 from rewarddance.rewards.questions import Medium, Question
 from rewarddance.rewards.ranking import rank_candidates
+from rewarddance.rewards.rationale_learning import taught_loss
+from rewarddance.rewards.reasoned_judging import judge_with_reasons
+from rewarddance.rewards.reasoning_settings import Format, ReasoningSettings
+from rewarddance.rewards.replies import reasons_first
 
 
 class PointwiseModel:
@@ -54,34 +68,64 @@ class PointwiseModel:
         """The vision-language model."""
         return self.backbone.model
 
-    def judge(self, requests: Sequence[JudgementRequest], order_mode: OrderMode | None = None) -> list[Judgement]:
+    def judge(
+        self,
+        requests: Sequence[JudgementRequest],
+        order_mode: OrderMode | None = None,
+        reference_mode: ReferenceMode | None = None,
+        reasoning: ReasoningSettings | None = None,
+    ) -> list[Judgement]:
         """One judgement a request, in order; see `RewardModel.judge`. There is no order to speak of."""
-        return judge_requests(self, requests, order_mode)
+        if reasoning is None:
+            return judge_requests(self, requests, order_mode, reference_mode=reference_mode)
+        asked = self if reasoning.format == "answer_first" else self._asked_for_reasons()
+        return judge_with_reasons(asked, requests, reasoning, order_mode, reference_mode)
 
     def compare(
-        self, prompt: str, candidate: MediaSource, reference_image: MediaSource, instruction: str | None = None
+        self,
+        prompt: str,
+        candidate: MediaSource,
+        reference_image: MediaSource | tuple[MediaSource, ...],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
     ) -> Judgement:
         """How much better the candidate is than the reference image."""
-        return self.judge([JudgementRequest(prompt, candidate, reference_image, instruction)])[0]
+        request = JudgementRequest(prompt, candidate, reference_image, instruction, source_media=source_media)
+        return self.judge([request])[0]
 
-    def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None) -> Ranking:
+    def rank(
+        self,
+        prompt: str,
+        candidates: Sequence[MediaSource],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
+    ) -> Ranking:
         """Candidates by win count; see `rank_candidates`. Each candidate is looked at once."""
-        return rank_candidates(self, prompt, candidates, instruction)
+        return rank_candidates(self, prompt, candidates, instruction, source_media)
 
     def reward(
         self,
         pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         reference_pixels: Float[Tensor, "batch *frames2 channels height2 width2"] | None = None,
-        instruction: str | None = None,
+        instruction: str | Path | None = None,
+        reference_mode: ReferenceMode | None = None,
     ) -> Float[Tensor, " batch"]:
         """Differentiable log-odds, or their difference from the reference image's; see `pixel_reward`."""
-        return pixel_reward(self, pixels, prompts, reference_pixels, instruction)
+        return pixel_reward(self, pixels, prompts, reference_pixels, instruction, reference_mode)
 
-    def prepare_comparisons(self, comparisons: Sequence[Comparison]) -> PreparedComparisons:
-        """First media, then second media; see `prepare`."""
+    def prepare_comparisons(
+        self, comparisons: Sequence[Comparison], formats: Sequence[Format] | None = None
+    ) -> PreparedComparisons:
+        """First media, then second media; see `prepare`.
+
+        Raises:
+            UsageError: Rationales are to be learned.
+        """
+        if formats is not None:
+            raise UsageError(RATIONALES_NEED_TWO_MEDIA)
         wording = self.record.wording
-        return prepare(self, comparisons, lambda *shown: quality_questions(wording, *shown))
+        return prepare(self, comparisons, lambda *shown: pair_of_qualities(wording, *shown))
 
     def comparison_loss(self, prepared: PreparedComparisons, settings: LossSettings) -> ComparisonLoss:
         """Bradley-Terry on the difference, plus a little cross-entropy on each answer."""
@@ -91,6 +135,7 @@ class PointwiseModel:
         answers = answer_cross_entropy(second, prepared.targets, smoothing)
         answers = 0.5 * (answers + answer_cross_entropy(first, 1.0 - prepared.targets, smoothing))
         loss = bradley_terry_loss(second - first, prepared.targets, smoothing) + settings.answer_weight * answers
+        loss = taught_loss(loss, second - first, prepared, settings)
         return ComparisonLoss(loss * prepared.weights, (second - first).detach())
 
     def save(self, folder: Path) -> None:
@@ -98,11 +143,18 @@ class PointwiseModel:
         save_model(folder, self.backbone, self.record, self.training)
 
     def questions(
-        self, criteria: str, prompt: str, candidate: Medium, reference: Medium | None, order_mode: OrderMode
+        self,
+        criteria: str,
+        prompt: str,
+        candidate: Medium,
+        references: tuple[Medium, ...],
+        order_mode: OrderMode,
+        source: Medium | None = None,
     ) -> tuple[Question, ...]:
         """One about the candidate and, if there is one, the same about the reference image."""
-        media = (candidate,) if reference is None else (candidate, reference)
-        return quality_questions(self.record.wording, criteria, prompt, *media)
+        if len(references) > 1:
+            raise UsageError(SHOWS_ONE_MEDIUM)
+        return quality_questions(self.record.wording, criteria, prompt, candidate, *references, source=source)
 
     def read(self, hidden: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Log-odds of yes."""
@@ -119,3 +171,7 @@ class PointwiseModel:
     def gap(self, log_odds: Float[Tensor, "questions batch"]) -> None:
         """None: media are never shown side by side."""
         return
+
+    def _asked_for_reasons(self) -> "PointwiseModel":
+        """The same model, whose questions ask for reasons before the answer."""
+        return PointwiseModel(self.backbone, replace(self.record, wording=reasons_first(self.record.wording)))

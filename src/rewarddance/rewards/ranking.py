@@ -9,6 +9,7 @@ Source:
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 from rewarddance.core.errors import MediaError
 from rewarddance.core.media import MediaSource
@@ -19,7 +20,11 @@ from rewarddance.rewards.paradigm import Paradigm
 
 
 def rank_candidates(
-    paradigm: Paradigm, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None
+    paradigm: Paradigm,
+    prompt: str,
+    candidates: Sequence[MediaSource],
+    instruction: str | Path | None = None,
+    source_media: MediaSource | None = None,
 ) -> Ranking:
     """Ranks by win count, then mean reward, then index.
 
@@ -27,7 +32,8 @@ def rank_candidates(
         paradigm: The reward model.
         prompt: What asked for the candidates.
         candidates: Images or clips; any number.
-        instruction: Name of stored criteria; None for the model's own.
+        instruction: Name or file of criteria; None for the model's own.
+        source_media: What an edit or an image-to-video prompt starts from.
 
     Returns:
         Candidates that could not be judged stand at the end and have neither wins nor a reward. A single readable
@@ -37,10 +43,17 @@ def rank_candidates(
     readable = [_is_readable(media, candidate) for candidate in candidates]
     pairs = list(combinations(range(len(candidates)), 2))
     requests = [
-        JudgementRequest(prompt, candidates[later], candidates[earlier], instruction, id=f"{later} against {earlier}")
+        JudgementRequest(
+            prompt,
+            candidates[later],
+            candidates[earlier],
+            instruction,
+            id=f"{later} against {earlier}",
+            source_media=source_media,
+        )
         for earlier, later in pairs
     ]
-    judgements = judge_requests(paradigm, requests, media=media)
+    judgements = judge_requests(paradigm, requests, media=media, window=max(1, len(requests)))
     results: list[list[float]] = [[] for _ in candidates]
     for (earlier, later), judgement in zip(pairs, judgements, strict=True):
         if judgement.reward is not None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rewarddance.core.errors import ModelError
+from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Ranking
@@ -25,7 +25,13 @@ from rewarddance.objectives.preference import bradley_terry_loss
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.folder import ModelRecord, save_model
 from rewarddance.rewards.judging import judge_requests
-from rewarddance.rewards.paradigm import difference_of_qualities, quality_questions
+from rewarddance.rewards.paradigm import (
+    RATIONALES_NEED_TWO_MEDIA,
+    SHOWS_ONE_MEDIUM,
+    difference_of_qualities,
+    pair_of_qualities,
+    quality_questions,
+)
 from rewarddance.rewards.pixel_reward import pixel_reward
 from rewarddance.rewards.preparation import prepare
 from rewarddance.rewards.protocol import (
@@ -33,10 +39,13 @@ from rewarddance.rewards.protocol import (
     LossSettings,
     OrderMode,
     PreparedComparisons,
+    ReferenceMode,
     RewardKind,
 )
 from rewarddance.rewards.questions import Medium, Question
 from rewarddance.rewards.ranking import rank_candidates
+from rewarddance.rewards.rationale_learning import taught_loss
+from rewarddance.rewards.reasoning_settings import Format, ReasoningSettings
 
 _HEAD_NAME = "reward_head.safetensors"
 _INITIAL_SPREAD = 0.01
@@ -62,39 +71,69 @@ class ScalarModel:
         """The vision-language model and the head."""
         return nn.ModuleDict({"backbone": self.backbone.model, "head": self.head})
 
-    def judge(self, requests: Sequence[JudgementRequest], order_mode: OrderMode | None = None) -> list[Judgement]:
+    def judge(
+        self,
+        requests: Sequence[JudgementRequest],
+        order_mode: OrderMode | None = None,
+        reference_mode: ReferenceMode | None = None,
+        reasoning: ReasoningSettings | None = None,
+    ) -> list[Judgement]:
         """One judgement a request, in order; see `RewardModel.judge`. There is no order to speak of."""
-        return judge_requests(self, requests, order_mode)
+        if reasoning is not None:
+            raise UsageError("a scalar model has no words to give reasons in; use a pairwise or pointwise one")
+        return judge_requests(self, requests, order_mode, reference_mode=reference_mode)
 
     def compare(
-        self, prompt: str, candidate: MediaSource, reference_image: MediaSource, instruction: str | None = None
+        self,
+        prompt: str,
+        candidate: MediaSource,
+        reference_image: MediaSource | tuple[MediaSource, ...],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
     ) -> Judgement:
         """How much better the candidate is than the reference image."""
-        return self.judge([JudgementRequest(prompt, candidate, reference_image, instruction)])[0]
+        request = JudgementRequest(prompt, candidate, reference_image, instruction, source_media=source_media)
+        return self.judge([request])[0]
 
-    def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None) -> Ranking:
+    def rank(
+        self,
+        prompt: str,
+        candidates: Sequence[MediaSource],
+        instruction: str | Path | None = None,
+        source_media: MediaSource | None = None,
+    ) -> Ranking:
         """Candidates by win count; see `rank_candidates`. Each candidate is looked at once."""
-        return rank_candidates(self, prompt, candidates, instruction)
+        return rank_candidates(self, prompt, candidates, instruction, source_media)
 
     def reward(
         self,
         pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         reference_pixels: Float[Tensor, "batch *frames2 channels height2 width2"] | None = None,
-        instruction: str | None = None,
+        instruction: str | Path | None = None,
+        reference_mode: ReferenceMode | None = None,
     ) -> Float[Tensor, " batch"]:
         """Differentiable reward, or its difference from the reference image's; see `pixel_reward`."""
-        return pixel_reward(self, pixels, prompts, reference_pixels, instruction)
+        return pixel_reward(self, pixels, prompts, reference_pixels, instruction, reference_mode)
 
-    def prepare_comparisons(self, comparisons: Sequence[Comparison]) -> PreparedComparisons:
-        """First media, then second media; see `prepare`."""
+    def prepare_comparisons(
+        self, comparisons: Sequence[Comparison], formats: Sequence[Format] | None = None
+    ) -> PreparedComparisons:
+        """First media, then second media; see `prepare`.
+
+        Raises:
+            UsageError: Rationales are to be learned.
+        """
+        if formats is not None:
+            raise UsageError(RATIONALES_NEED_TWO_MEDIA)
         wording = self.record.wording
-        return prepare(self, comparisons, lambda *shown: quality_questions(wording, *shown))
+        return prepare(self, comparisons, lambda *shown: pair_of_qualities(wording, *shown))
 
     def comparison_loss(self, prepared: PreparedComparisons, settings: LossSettings) -> ComparisonLoss:
         """Bradley-Terry on the difference of the two rewards."""
         first, second = self.read(self.backbone.answer_hidden(prepared.questions)).chunk(2)
         loss = bradley_terry_loss(second - first, prepared.targets, settings.label_smoothing)
+        loss = taught_loss(loss, second - first, prepared, settings)
         return ComparisonLoss(loss * prepared.weights, (second - first).detach())
 
     def save(self, folder: Path) -> None:
@@ -104,11 +143,18 @@ class ScalarModel:
         save_model(folder, self.backbone, self.record, self.training)
 
     def questions(
-        self, criteria: str, prompt: str, candidate: Medium, reference: Medium | None, order_mode: OrderMode
+        self,
+        criteria: str,
+        prompt: str,
+        candidate: Medium,
+        references: tuple[Medium, ...],
+        order_mode: OrderMode,
+        source: Medium | None = None,
     ) -> tuple[Question, ...]:
         """One about the candidate and, if there is one, the same about the reference image."""
-        media = (candidate,) if reference is None else (candidate, reference)
-        return quality_questions(self.record.wording, criteria, prompt, *media)
+        if len(references) > 1:
+            raise UsageError(SHOWS_ONE_MEDIUM)
+        return quality_questions(self.record.wording, criteria, prompt, candidate, *references, source=source)
 
     def read(self, hidden: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """The head's number."""

@@ -8,14 +8,11 @@ Source:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from rewarddance.core.errors import UsageError
@@ -34,6 +31,8 @@ from rewarddance.data.references import (
 )
 from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.generators.sampling import generate as generate_pictures
+from rewarddance.rewards.instructions import instruction_argument
+from rewarddance.search.pictures import is_whole, picture_of, png_of
 
 MOST_CANDIDATES = 16
 
@@ -47,7 +46,7 @@ _BROKEN = "broken_picture"
 class Ranker(Protocol):
     """The part of a reward model that holds a tournament; see `RewardModel.rank`."""
 
-    def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None) -> Ranking:
+    def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | Path | None = None) -> Ranking:
         """Candidates by pairwise win count."""
 
 
@@ -62,7 +61,7 @@ class TournamentSettings:
         top: Best ones that are kept.
         bottom: Worst ones that are kept, for an ablation.
         seed: Decides the noise of every candidate.
-        instruction: Name of stored criteria; None for the model's own.
+        instruction: Name of stored criteria, or the path of a YAML file; None for the model's own.
         sampling: How pictures are made (denoising steps, guidance, size, ...), as JSON.
     """
 
@@ -177,10 +176,11 @@ def hold_tournament(
     pixels = generate([item.prompt] * len(seeds), seeds)
     if len(pixels) != len(seeds):
         raise UsageError(f"the generator made {len(pixels)} pictures for {len(seeds)} seeds")
-    whole = [index for index, picture in enumerate(pixels) if bool(torch.isfinite(picture).all())]
-    pictures = {seeds[index]: _picture(pixels[index]) for index in whole}
+    whole = [index for index, picture in enumerate(pixels) if is_whole(picture)]
+    pictures = {seeds[index]: picture_of(pixels[index]) for index in whole}
     own = [seeds[index] for index in whole]
-    ranking = model.rank(item.prompt, list(pictures.values()), settings.instruction)
+    named = None if settings.instruction is None else instruction_argument(settings.instruction)
+    ranking = model.rank(item.prompt, list(pictures.values()), named)
     candidates, failures = _results(own, ranking)
     broken = [seed for seed in seeds if seed not in pictures]
     candidates += [ReferenceCandidate(seed, 0, None, None) for seed in broken]
@@ -191,7 +191,7 @@ def hold_tournament(
         problem = f"only {judged} of {len(seeds)} candidates could be judged, and {needed} are needed"
         return PromptReferences(item.id, item.prompt, tuple(candidates), tuple(failures), problem), {}
     kept = _kept(candidates, judged, settings)
-    images = {one.seed: _png(pictures[one.seed]) for one in kept if one.kept is not None}
+    images = {one.seed: png_of(pictures[one.seed]) for one in kept if one.kept is not None}
     return PromptReferences(item.id, item.prompt, tuple(kept), tuple(failures)), images
 
 
@@ -232,17 +232,6 @@ def _kept(
     marks: dict[int, Kept] = dict.fromkeys(range(settings.top), "top")
     marks |= dict.fromkeys(range(judged - settings.bottom, judged), "bottom")
     return [replace(one, kept=marks.get(index)) for index, one in enumerate(candidates)]
-
-
-def _picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
-    rounded = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _report(on_progress: Callable[[int], None] | None, done: int) -> None:

@@ -14,12 +14,21 @@ from rewarddance.data.prompts import read_prompts
 from rewarddance.data.references import ReferenceStore
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.protocol import Generator
+from rewarddance.rewards.instructions import instruction_argument
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved
 from rewarddance.training.guard_observation import HeldOutJudge
-from rewarddance.training.reward_signal import ReferenceImage, ReferenceUse, RewardSignal, reward_from_model
+from rewarddance.training.reward_signal import (
+    ReferenceImage,
+    ReferenceUse,
+    Reward,
+    RewardSignal,
+    reward_from_model,
+)
 from rewarddance.training.run_folder import RunFolder
+from rewarddance.training.served_reward import connected_reward, served_reward
 from rewarddance.training.trained_parameters import compute_dtype
 from rewarddance.training.workbench import ReferenceLookup
 
@@ -36,16 +45,20 @@ def configured_generator(config: AlignConfig) -> Generator:
     return load_generator(settings.path, device, dtype, settings.revision)
 
 
-def reward_models(config: AlignConfig) -> list[RewardModel]:
-    """The reward models to tune towards, in the config's order.
+def reward_models(config: AlignConfig) -> list[RewardModel | RemoteRewardModel]:
+    """The reward models to tune towards, in the config's order: loaded, or connected with.
 
     Raises:
-        ModelError: One cannot be loaded.
+        ModelError: One cannot be loaded, or its service gives other scores than it should.
     """
-    return [load_reward_model(reward.model) for reward in config.rewards]
+    # A service is asked first: that is quick, and its refusal saves loading the others.
+    served = [None if one.service is None else connected_reward(one, one.service) for one in config.rewards]
+    return [model or load_reward_model(reward.model) for model, reward in zip(served, config.rewards, strict=True)]
 
 
-def configured_reward(config: AlignConfig, models: Sequence[RewardModel] | None = None) -> RewardSignal:
+def configured_reward(
+    config: AlignConfig, models: Sequence[RewardModel | RemoteRewardModel] | None = None
+) -> RewardSignal:
     """The rewards as one.
 
     Args:
@@ -57,10 +70,13 @@ def configured_reward(config: AlignConfig, models: Sequence[RewardModel] | None 
     """
     names = _distinct([reward.model for reward in config.rewards])
     loaded = reward_models(config) if models is None else models
-    rewards = [
-        reward_from_model(model, name, reward.weight, reward.instruction)
-        for model, name, reward in zip(loaded, names, config.rewards, strict=True)
-    ]
+    rewards: list[Reward] = []
+    for model, name, reward in zip(loaded, names, config.rewards, strict=True):
+        criteria = _criteria(reward.instruction)
+        if isinstance(model, RemoteRewardModel):
+            rewards.append(served_reward(model, name, reward.weight, criteria))
+        else:
+            rewards.append(reward_from_model(model, name, reward.weight, criteria))
     return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
 
 
@@ -105,7 +121,7 @@ class _HeldOutModel:
     def __init__(
         self, name: str, model: RewardModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
     ) -> None:
-        reward = reward_from_model(model, name, instruction=judge.instruction)
+        reward = reward_from_model(model, name, instruction=_criteria(judge.instruction))
         self._device = next(model.module.parameters()).device
         self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
         self._references = references
@@ -198,3 +214,7 @@ def _distinct(paths: Sequence[str]) -> list[str]:
 
 def _short(path: Path) -> str:
     return path.parent.name if path.name == RunFolder(path.parent).model.name and path.parent.name else path.name
+
+
+def _criteria(typed: str | None) -> str | Path | None:
+    return None if typed is None else instruction_argument(typed)

@@ -30,7 +30,8 @@ class StepFigures:
 
     Attributes:
         loss: Mean loss of a comparison as shown; ln 2 for an uninformed model.
-        accuracy: Share of the step's comparisons, ties dropped, that the model got right before the update.
+        accuracy: Share of the step's comparisons that the model got right before the update; without ties, and without
+            those whose rationale it was told first.
         gradient_norm: Length of the gradient before it was limited.
         is_stop_requested: Whether any process was asked to stop.
     """
@@ -134,7 +135,7 @@ class Learner:
                 losses, log_odds = self._forward(batch)
             # Gradients are averaged over processes; the loss is a mean over the rows of all of them.
             (losses.sum() * (self.share.processes / rows)).backward()
-        return losses.detach(), log_odds, batch.targets
+        return losses.detach(), log_odds, _told_nothing(batch)
 
     def _limited_gradient_norm(self) -> float:
         limit = self._settings.max_gradient_norm
@@ -171,6 +172,13 @@ def new_accelerator() -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Unless told, accelerate does not let processes on CPUs know of each other.
     return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available(), kwargs_handlers=[unused])
+
+
+def _told_nothing(batch: PreparedComparisons) -> Tensor:
+    """The targets, with a tie, which nobody gets right or wrong, where the model was told the reasons."""
+    if batch.rationales is None:
+        return batch.targets
+    return batch.targets.masked_fill(batch.rationales.is_reason_first, 0.5)
 
 
 def _right_and_decided(log_odds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

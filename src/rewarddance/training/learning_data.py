@@ -11,6 +11,7 @@ from rewarddance.core.errors import DataError
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Comparison
 from rewarddance.data.comparisons import ComparisonSet
+from rewarddance.data.reference_sets import with_reference_sets
 from rewarddance.data.splits import split_of_prompt
 
 _TIE = 0.5
@@ -50,6 +51,8 @@ def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None
         given = ComparisonSet.open(data.train).select(split=data.train_split, dimension=data.dimension)
         if data.holds_out_prompts:
             given = _of_prompts(given, data.held_out_share, is_held_out=False)
+    if data.reference_sets:
+        given = with_reference_sets(given, data.reference_sets, config.seed)
     excluded = (None, _TIE) if config.loss.ties == "drop" else (None,)
     chosen = _chosen(given, lambda target: target not in excluded, data.max_comparisons, config.seed, "learned")
     if not chosen:

@@ -9,9 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from rewarddance.core.errors import RewardDanceError
+from rewarddance.core.seeding import numpy_rng
 from rewarddance.rewards.protocol import PreparedComparisons, RewardModel
+from rewarddance.rewards.reasoning_settings import Format
 from rewarddance.training.data_order import DataOrder
 from rewarddance.training.learning_data import ChosenComparisons
+from rewarddance.training.teaching import Teaching
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,19 @@ class Share:
     processes: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is learned beside the choices.
+
+    Attributes:
+        reason_first_share: Share of rows that are asked for their rationale before the answer; None for no rationales.
+        teaching: A teacher's answers; None for no teacher.
+    """
+
+    reason_first_share: float | None = None
+    teaching: Teaching | None = None
+
+
 def prepared_batches(
     model: RewardModel,
     comparisons: ChosenComparisons,
@@ -30,13 +46,24 @@ def prepared_batches(
     start: int,
     stop: int,
     workers: int,
+    extras: Extras | None = None,
 ) -> Iterator[PreparedComparisons]:
     """Decode, preprocess and tokenise micro-batches `start` to `stop` (excluded), in order.
+
+    Args:
+        model: Prepares the comparisons.
+        comparisons: To learn from.
+        order: Which of them when.
+        share: This process's part of every micro-batch.
+        start: First micro-batch, counted from the start of the run.
+        stop: Micro-batch before which to end.
+        workers: Processes that prepare; 0 does it in this one.
+        extras: What is learned beside the choices; None for nothing.
 
     Raises:
         RewardDanceError: A comparison that the model cannot take, in the words of `prepare_comparisons`.
     """
-    batches = _MicroBatches(model, comparisons, order, share)
+    batches = _MicroBatches(model, comparisons, order, share, extras or Extras())
     loader: DataLoader[PreparedComparisons | RewardDanceError] = DataLoader(
         batches,  # type: ignore[arg-type]  # what it needs of a Dataset is __getitem__
         batch_size=None,
@@ -58,6 +85,8 @@ def on_device(prepared: PreparedComparisons, device: torch.device) -> PreparedCo
         questions=prepared.questions.to(device),
         targets=prepared.targets.to(device),
         weights=prepared.weights.to(device),
+        rationales=None if prepared.rationales is None else prepared.rationales.to(device),
+        teacher=None if prepared.teacher is None else prepared.teacher.to(device),
     )
 
 
@@ -67,16 +96,33 @@ class _MicroBatches:
     comparisons: ChosenComparisons
     order: DataOrder
     share: Share
+    extras: Extras
 
     def __getitem__(self, micro_batch: int) -> PreparedComparisons | RewardDanceError:
         rows = self.order.shown(micro_batch)
         size = len(rows) // self.share.processes
-        mine = rows[self.share.rank * size : (self.share.rank + 1) * size]
+        own = slice(self.share.rank * size, (self.share.rank + 1) * size)
+        shown = [row.of(self.comparisons[row.index]) for row in rows[own]]
+        formats = self._formats(micro_batch, len(rows))
         try:
-            return self.model.prepare_comparisons([shown.of(self.comparisons[shown.index]) for shown in mine])
+            prepared = (
+                self.model.prepare_comparisons(shown)
+                if formats is None
+                else self.model.prepare_comparisons(shown, formats[own])
+            )
         except RewardDanceError as error:
             # Raised in a worker it would arrive wrapped in a page of traceback.
             return error
+        teaching = self.extras.teaching
+        return prepared if teaching is None else replace(prepared, teacher=teaching.of(rows[own]))
+
+    def _formats(self, micro_batch: int, rows: int) -> list[Format] | None:
+        """Where the rationale of each row stands: a function of seed and position alone, as the order is."""
+        share = self.extras.reason_first_share
+        if share is None:
+            return None
+        drawn = numpy_rng(self.order.seed, "rationale_format", micro_batch).random(rows)
+        return ["reason_first" if number < share else "answer_first" for number in drawn]
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -23,8 +23,9 @@ from rewarddance.core.media import load_image
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Media
 
-Combine = Literal["mean", "random", "soft_min"]
-"""Mean log-odds against all references; against one picked at random; or a smooth minimum over all."""
+Combine = Literal["mean", "random", "soft_min", "together"]
+"""Mean log-odds against all references; against one picked at random; a smooth minimum over all; or the log-odds of one
+question that shows all of them, for a model that has learned that."""
 
 ReferenceImage = Tensor | Image.Image | Media | Path
 """Pixels (3, height, width) in [0, 1], an image, or where one lies."""
@@ -101,6 +102,21 @@ def _file_pixels(path: Path, modified: int) -> Tensor:
 def _pixels(image: Image.Image) -> Tensor:
     channels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(channels)).float() / 255
+
+
+def pixels_together(images: Sequence[ReferenceImage], prompt: str) -> Float[Tensor, "references channels height width"]:
+    """All reference images of a prompt, to be shown in one question.
+
+    Raises:
+        MediaError: A file that cannot be decoded.
+        UsageError: Their sizes differ.
+    """
+    pixels = [reference_pixels(image) for image in images]
+    if len({one.shape for one in pixels}) > 1:
+        raise UsageError(
+            f"the reference images of {prompt!r} differ in size and cannot be shown together; use the mean"
+        )
+    return torch.stack(pixels)
 
 
 def required_references(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.types import Judgement, JudgementRequest
-from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.protocol import ReferenceMode, RewardModel
 
 Picture = Float[Tensor, "channels _ _"]
 """One image, float RGB in [0, 1]."""
+
+_IMAGE_AXES = 3
+
+Shown = Float[Tensor, "... channels _ _"]
+"""What one sample is judged against: an image, or several that are shown together, with an axis of their own."""
 
 Scorer = Callable[[Tensor, Sequence[str]], Sequence[float]]
 """A black box: from pixels (batch, 3, height, width) in [0, 1] and prompts to one number a sample; higher is better."""
@@ -29,8 +35,9 @@ class PixelReward(Protocol):
         self,
         pixels: Float[Tensor, "batch channels height width"],
         prompts: Sequence[str],
-        reference_pixels: Float[Tensor, "batch channels height2 width2"] | None = None,
-        instruction: str | None = None,
+        reference_pixels: Float[Tensor, "batch *references channels height2 width2"] | None = None,
+        instruction: str | Path | None = None,
+        reference_mode: ReferenceMode | None = None,
     ) -> Float[Tensor, " batch"]:
         """Log-odds of each sample."""
 
@@ -59,7 +66,7 @@ class Reward(Protocol):
         self,
         pixels: Float[Tensor, "batch channels height width"],
         prompts: Sequence[str],
-        references: Sequence[Picture] | None,
+        references: Sequence[Shown] | None,
     ) -> object:
         """One number a sample; may raise anything, and what it gives is checked by who asks."""
 
@@ -72,7 +79,7 @@ class ModelReward:
         name: What logs and errors call it.
         model: The reward model, frozen.
         weight: Share in the combined reward.
-        instruction: Name of stored criteria; None for the model's own.
+        instruction: Name or file of criteria; None for the model's own.
         needs_references: Whether samples are judged against reference images; a pairwise model needs them, another
             would only have the reference's own quality subtracted.
         images_at_once: Samples that are judged together when no gradient is asked for, to bound memory.
@@ -81,7 +88,7 @@ class ModelReward:
     name: str
     model: PixelReward
     weight: float = 1.0
-    instruction: str | None = None
+    instruction: str | Path | None = None
     needs_references: bool = True
     images_at_once: int = 32
 
@@ -94,7 +101,7 @@ class ModelReward:
         self,
         pixels: Float[Tensor, "batch channels height width"],
         prompts: Sequence[str],
-        references: Sequence[Picture] | None,
+        references: Sequence[Shown] | None,
     ) -> Tensor:
         """Log-odds of each sample; reference images of one size are judged together."""
         at_once = len(prompts) if torch.is_grad_enabled() and pixels.requires_grad else self.images_at_once
@@ -105,7 +112,11 @@ class ModelReward:
                 shown = None if references is None else torch.stack([references[row] for row in some]).to(pixels)
                 # Not indexed when all are meant: the copy would be kept for the backward pass.
                 candidates = pixels if len(some) == len(prompts) else pixels[some]
-                values = self.model.reward(candidates, [prompts[row] for row in some], shown, self.instruction)
+                asked = [prompts[row] for row in some]
+                if shown is not None and shown.ndim > pixels.ndim:
+                    values = self.model.reward(candidates, asked, shown, self.instruction, "together")
+                else:
+                    values = self.model.reward(candidates, asked, shown, self.instruction)
                 if values.shape != (len(some),):
                     # The caller's check names it; a part that is too long must not pass for the whole.
                     return values if len(some) == len(prompts) else values.reshape(1, -1)
@@ -141,7 +152,7 @@ class ScorerReward:
         self,
         pixels: Float[Tensor, "batch channels height width"],
         prompts: Sequence[str],
-        references: Sequence[Picture] | None,
+        references: Sequence[Shown] | None,
     ) -> object:
         """What the function says."""
         return self.scorer(pixels.detach(), list(prompts))
@@ -155,14 +166,15 @@ class JudgeReward:
         name: What logs and errors call it.
         judge: Answers requests with judgements, in order, as `RewardModel.judge` does.
         weight: Share in the combined reward.
-        instruction: Name of stored criteria; None for the judge's own.
-        needs_references: Whether samples are judged against reference images.
+        instruction: Name or file of criteria; None for the judge's own.
+        needs_references: Whether samples are judged against reference images; several go into one request, and the
+            judge's own reference mode decides.
     """
 
     name: str
     judge: Callable[[Sequence[JudgementRequest]], Sequence[Judgement]]
     weight: float = 1.0
-    instruction: str | None = None
+    instruction: str | Path | None = None
     needs_references: bool = True
 
     @property
@@ -174,14 +186,14 @@ class JudgeReward:
         self,
         pixels: Float[Tensor, "batch channels height width"],
         prompts: Sequence[str],
-        references: Sequence[Picture] | None,
+        references: Sequence[Shown] | None,
     ) -> Sequence[float]:
         """Log-odds of each sample.
 
         Raises:
             ValueError: A judgement has none; says why.
         """
-        shown = [None] * len(prompts) if references is None else [image_from_pixels(one) for one in references]
+        shown = [None] * len(prompts) if references is None else [_images(one) for one in references]
         requests = [
             JudgementRequest(prompt, image_from_pixels(sample), reference, self.instruction)
             for prompt, sample, reference in zip(prompts, pixels, shown, strict=True)
@@ -190,7 +202,7 @@ class JudgeReward:
 
 
 def reward_from_model(
-    model: RewardModel, name: str, weight: float = 1.0, instruction: str | None = None
+    model: RewardModel, name: str, weight: float = 1.0, instruction: str | Path | None = None
 ) -> ModelReward:
     """A reward model as a reward; only a pairwise one is shown reference images."""
     return ModelReward(name, model, weight, instruction, needs_references=model.kind == "pairwise")
@@ -208,13 +220,17 @@ def image_from_pixels(pixels: Picture) -> Image.Image:
     return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
 
 
+def _images(shown: Shown) -> Image.Image | tuple[Image.Image, ...]:
+    return image_from_pixels(shown) if shown.ndim == _IMAGE_AXES else tuple(image_from_pixels(one) for one in shown)
+
+
 def _reward_of(judgement: Judgement) -> float:
     if judgement.reward is None:
         raise ValueError(f"a judgement is {judgement.status.value}: {judgement.message}")
     return judgement.reward
 
 
-def _rows_by_size(count: int, references: Sequence[Picture] | None) -> list[list[int]]:
+def _rows_by_size(count: int, references: Sequence[Shown] | None) -> list[list[int]]:
     if references is None:
         return [list(range(count))]
     rows: dict[tuple[int, ...], list[int]] = defaultdict(list)

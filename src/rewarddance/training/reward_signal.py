@@ -20,6 +20,7 @@ from rewarddance.training.reward_references import (
     ReferenceUse,
     combine_references,
     picked,
+    pixels_together,
     reference_pixels,
     required_references,
 )
@@ -217,6 +218,10 @@ class RewardSignal:
             answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, None), prompts, self._patience)
             return answer.to(pixels.device)
         own = required_references(prompts, references, reward.name)
+        if self._use.combine == "together":
+            sets = [pixels_together(images, prompt) for images, prompt in zip(own, prompts, strict=True)]
+            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, sets), prompts, self._patience)
+            return answer.to(pixels.device)
         rows: list[int] = []
         images: list[Tensor] = []
         for row, prompt in enumerate(prompts):

@@ -32,7 +32,8 @@ from rewarddance.training.optimizer_state import (
     trained_weights,
 )
 from rewarddance.training.pause_points import reached
-from rewarddance.training.prepared_batches import prepared_batches
+from rewarddance.training.prepared_batches import Extras, prepared_batches
+from rewarddance.training.reasoning_extras import check_extras, extras_of, told_of_reasoning
 from rewarddance.training.run_folder import RunFolder, replace_folder
 from rewarddance.training.run_plan import RunPlan
 from rewarddance.training.tracking import write_environment
@@ -88,6 +89,7 @@ class Run:
     order: DataOrder
     plan: RunPlan
     progress: RunProgress
+    extras: Extras
 
     @property
     def is_main(self) -> bool:
@@ -105,6 +107,7 @@ class Run:
             start=self.progress.optimizer_step * accumulation,
             stop=self.plan.total_steps * accumulation,
             workers=self.config.data.workers,
+            extras=self.extras,
         )
 
     def advanced(self, progress: RunProgress) -> RunProgress:
@@ -194,6 +197,7 @@ class Run:
             "seed": self.config.seed,
             "held_out_accuracy": progress.accuracy,
             "held_out_comparisons": len(self.held_out),
+            **told_of_reasoning(self.config, self.extras),
         }
 
 
@@ -215,13 +219,13 @@ def start_run(
         folder.check(config, resume)
     accelerator.wait_for_everyone()
     learned, measured = comparisons_to_learn(config, train), comparisons_held_out(config, held_out)
+    check_extras(config, learned)
     model = model or _new_model(config, accelerator.device)
     adapters = select_trained_parameters(model.backbone.model, config.model, config.seed)
     dtype = compute_dtype(config.precision, accelerator.device)
     set_precision(model.module, dtype)
     model.module.to(accelerator.device)
-    loss = LossSettings(label_smoothing=config.loss.label_smoothing, answer_weight=config.loss.answer_weight)
-    learner = Learner(model, config.optimizer, loss, dtype, config.seed, accelerator)
+    learner = Learner(model, config.optimizer, _loss_settings(config), dtype, config.seed, accelerator)
     processes = learner.share.processes
     order = DataOrder(config.seed, len(learned), config.batch_size * processes, config.orders)
     plan = RunPlan(len(learned), order.batch_size * config.gradient_accumulation, config.epochs)
@@ -232,7 +236,20 @@ def start_run(
     progress = _restored(folder, model, learner, beginning) if resume else beginning
     if learner.share.rank == 0:
         write_environment(folder.environment, config.seed, processes, learner.device)
-    return Run(config, folder, model, adapters, learned, measured, evaluate, learner, order, plan, progress)
+    extras = extras_of(config, learned, folder, learner)
+    return Run(config, folder, model, adapters, learned, measured, evaluate, learner, order, plan, progress, extras)
+
+
+def _loss_settings(config: TrainConfig) -> LossSettings:
+    defaults = LossSettings()
+    rationale, distillation = config.rationale, config.distillation
+    return LossSettings(
+        label_smoothing=config.loss.label_smoothing,
+        answer_weight=config.loss.answer_weight,
+        rationale_answer_weight=defaults.rationale_answer_weight if rationale is None else rationale.answer_weight,
+        teacher_weight=defaults.teacher_weight if distillation is None else distillation.weight,
+        teacher_temperature=defaults.teacher_temperature if distillation is None else distillation.temperature,
+    )
 
 
 def _new_model(config: TrainConfig, device: torch.device) -> RewardModel:
@@ -242,7 +259,9 @@ def _new_model(config: TrainConfig, device: torch.device) -> RewardModel:
         settings.kind,
         seed=config.seed,
         instruction=settings.instruction,
+        reference_mode="together" if config.data.reference_sets else "one_by_one",
         media=MediaSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels),
+        attention=settings.attention,
         device=device,
         revision=settings.revision,
     )

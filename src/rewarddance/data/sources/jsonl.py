@@ -65,6 +65,7 @@ def parse_row(row: RawRow) -> PublishedRow:
         weight=1.0 if weight is None else weight,
         group_id=optional_text(fields, "group_id"),
         split=optional_text(fields, "split"),
+        rationale=optional_text(fields, "rationale"),
     )
     return PublishedRow(record)
 

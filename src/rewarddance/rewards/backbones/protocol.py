@@ -8,7 +8,7 @@ to the family's own image processor, and the tensor route, differentiable down t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,12 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from rewarddance.rewards.backbones.continuation import Continuation
     from rewarddance.rewards.backbones.kept_pictures import KeptPictures
+
+
+AttentionMode = Literal["causal", "blocks"]
+"""What an image reads: all that stands before it, or (block mode, to be trained for) the question's head alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Backbone(Protocol):
     model: nn.Module
     tokenizer: Any
     kept_pictures: "KeptPictures"
+    attention: AttentionMode
 
     @property
     def max_tokens(self) -> int:
@@ -102,6 +108,15 @@ class Backbone(Protocol):
 
     def answer_hidden(self, batch: QuestionBatch) -> Float[Tensor, "batch width"]:
         """Last hidden state (after the final norm) at the answer position, with gradient if enabled."""
+
+    def answer_states(self, questions: Sequence[EncodedQuestion]) -> Float[Tensor, "batch width"]:
+        """The same for questions as they are, on the model's device; what they share is computed once."""
+
+    def last_hidden(self, batch: QuestionBatch, positions: int) -> Float[Tensor, "batch positions width"]:
+        """The same at the last positions of every row, to learn what follows the question."""
+
+    def begin(self, batch: QuestionBatch) -> "Continuation":
+        """Read questions, each once, to be continued token by token from their key/value cache."""
 
     def label_rows(self, token_ids: Sequence[int]) -> Float[Tensor, "labels width"]:
         """Rows of the language-model head for these tokens."""

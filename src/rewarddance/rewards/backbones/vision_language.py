@@ -10,12 +10,15 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from rewarddance.core.errors import ModelError
+from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.rewards.backbones.blocks import block_mask, block_spans
 from rewarddance.rewards.backbones.chat import ChatFormat
+from rewarddance.rewards.backbones.continuation import Continuation, begin
 from rewarddance.rewards.backbones.kept_pictures import KeptPictures
 from rewarddance.rewards.backbones.layout import Layout
 from rewarddance.rewards.backbones.left_padding import attention_mask_of, pad_left
-from rewarddance.rewards.backbones.protocol import EncodedQuestion, Part, Picture, QuestionBatch
+from rewarddance.rewards.backbones.protocol import AttentionMode, EncodedQuestion, Part, Picture, QuestionBatch
+from rewarddance.rewards.backbones.scoring_engine import ScoringEngine
 
 _LANGUAGE_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _FEATURE_INDEX, _QUESTION_INDEX = "feature_index", "question_index"
@@ -41,8 +44,10 @@ class VisionLanguageBackbone:
         self.layout = layout
         self._loaded_layout = layout
         self.kept_pictures = KeptPictures()
+        self.attention: AttentionMode = "causal"
         self._chat = ChatFormat(tokenizer, tokenizer.chat_template, layout.placeholder)
         self._image_token_id = int(tokenizer.convert_tokens_to_ids(layout.placeholder))
+        self.engine = ScoringEngine(model, self._image_token_id)
         if getattr(self.model.get_output_embeddings(), "bias", None) is not None:
             raise ModelError("the model's vocabulary head has a bias; such a head is not supported")
 
@@ -84,6 +89,8 @@ class VisionLanguageBackbone:
             "attention_mask": attention_mask,
             "position_ids": self.layout.position_ids(asked, attention_mask),
         }
+        if self.attention == "blocks":
+            inputs |= self._block_inputs(asked, inputs["position_ids"])
         if len(asked) < len(questions):
             places = {id(question): place for place, question in enumerate(asked)}
             inputs[_QUESTION_INDEX] = torch.tensor([places[id(question)] for question in questions])
@@ -98,13 +105,50 @@ class VisionLanguageBackbone:
 
     def answer_hidden(self, batch: QuestionBatch) -> Float[Tensor, "batch width"]:
         """Last hidden state (after the final norm) at the answer position, with gradient if enabled."""
+        return self.last_hidden(batch, 1)[:, 0]
+
+    def answer_states(self, questions: Sequence[EncodedQuestion]) -> Float[Tensor, "batch width"]:
+        """The same for questions as they are; see `ScoringEngine`."""
+        return self.engine.answer_states(questions, self.layout, is_blocks=self.attention == "blocks")
+
+    def last_hidden(self, batch: QuestionBatch, positions: int) -> Float[Tensor, "batch positions width"]:
+        """Last hidden states (after the final norm) at the last positions, with gradient if enabled."""
+        hidden: Tensor = self.model.model(**self._language_inputs(batch), use_cache=False).last_hidden_state
+        last = hidden[:, -positions:]
+        return last if _QUESTION_INDEX not in batch.inputs else last[batch.inputs[_QUESTION_INDEX]]
+
+    def begin(self, batch: QuestionBatch) -> Continuation:
+        """Read questions, of which none may stand in the batch twice, to be continued token by token."""
+        if self.attention == "blocks":
+            raise UsageError("a model in block mode answers at once and cannot give its reasons first")
+        if _QUESTION_INDEX in batch.inputs:
+            raise ValueError("a question stands in the batch twice; ask it once and repeat the continuation")
+        return begin(self.model.model, self._language_inputs(batch))
+
+    def _block_inputs(self, questions: Sequence[EncodedQuestion], positions: Tensor) -> dict[str, Tensor]:
+        """Masks of four axes, which transformers takes as they are, and positions of block mode."""
+        longest = positions.shape[-1]
+        mask = torch.zeros(len(questions), 1, longest, longest, dtype=torch.bool)
+        # Padding reads itself: a row that reads nothing would be not a number.
+        mask[:] = torch.eye(longest, dtype=torch.bool)
+        moved = positions.clone()
+        for row, question in enumerate(questions):
+            start = longest - len(question.token_ids)
+            own = positions[..., row, start:].reshape(-1, len(question.token_ids))  # (axes, length)
+            spans = block_spans(question, own, self._image_token_id)
+            mask[row, 0, start:, start:] = block_mask(spans)
+            moved[..., row, start:] = torch.cat([span.positions for span in spans], dim=1).reshape(
+                moved[..., row, start:].shape
+            )
+        return {"attention_mask": mask, "position_ids": moved}
+
+    def _language_inputs(self, batch: QuestionBatch) -> dict[str, Any]:
+        """Keyword arguments of the inner model, images as features."""
         language: dict[str, Any] = {name: batch.inputs[name] for name in _LANGUAGE_INPUTS}
         if "pixel_values" in batch.inputs:
             features = self.layout.picture_features(self.model.model, batch.inputs, batch.inputs.get(_FEATURE_INDEX))
             language["mm_encoder_outputs"] = {"image": features}
-        hidden: Tensor = self.model.model(**language, use_cache=False).last_hidden_state
-        answers = hidden[:, -1]
-        return answers if _QUESTION_INDEX not in batch.inputs else answers[batch.inputs[_QUESTION_INDEX]]
+        return language
 
     def label_rows(self, token_ids: Sequence[int]) -> Float[Tensor, "labels width"]:
         """Rows of the language-model head for these tokens."""

@@ -1,0 +1,36 @@
+"""A model that is asked over HTTP."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServiceConfig(BaseModel):
+    """A service that speaks OpenAI's chat completions, such as vLLM, with the reward model in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    url: str
+    """Base address, such as http://127.0.0.1:8000/v1."""
+
+    served_model: str
+    """Name under which the service knows the model."""
+
+    api_key_env: str | None = None
+    """Environment variable that holds the service's key; null for a service without one."""
+
+    parity: Path | None = None
+    """File of `rewarddance parity --out`: the run does not start with a service that scores otherwise; null trusts
+    it."""
+
+    parity_limit: float = Field(default=1e-3, ge=0, le=1)
+    """Largest difference of scores from those in that file."""
+
+    concurrency: int = Field(default=16, ge=1)
+    """Questions that the service gets at a time."""
+
+    top_log_probabilities: int = Field(default=20, ge=1)
+    """Likely tokens that are asked for; services allow 20 unless told otherwise."""
+
+    names_tokens: bool = True
+    """Whether the answers' token ids are sent along, so that exactly they are listed (vLLM); vendors may refuse it."""

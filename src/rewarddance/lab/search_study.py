@@ -1,0 +1,213 @@
+"""Study of test-time search in the lab: what each algorithm finds for the same function evaluations, by gold.
+
+Every verifier is a pointwise reward model of the paradigms study, as in the paper. Algorithms meet on the same prompts
+with the same initial noise, so their golds are compared prompt by prompt.
+
+Source:
+    RewardDance, arXiv:2509.08826, section 3.4 and Table 2 (test-time scaling by size of the reward model).
+    Differs: gold instead of human scores; best of N and particles at the same cost beside the search over paths; the
+    paper names no noise levels, paths or branches.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from rewarddance.core.errors import UsageError
+from rewarddance.core.files import write_json_atomic
+from rewarddance.core.seeding import numpy_rng
+from rewarddance.data.prompts import read_prompts
+from rewarddance.evaluation.evaluation_file import package_versions
+from rewarddance.generators.loading import load_generator
+from rewarddance.generators.protocol import Generator
+from rewarddance.lab.alignment import HELD_OUT_NAME, write_prompts
+from rewarddance.lab.base_models import BaseSize
+from rewarddance.lab.generator_weights import lab_generator
+from rewarddance.lab.gold import judge_picture
+from rewarddance.lab.processes import make_all
+from rewarddance.lab.prompts import parse_prompt
+from rewarddance.lab.reward_study import COUNTS, SIZES
+from rewarddance.metrics.bootstrap import Interval, bootstrap_mean
+from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.rewards.loading import load_reward_model
+from rewarddance.search.bench import Drawing
+from rewarddance.search.best_of_n import BestOfNSettings, affordable_candidates
+from rewarddance.search.particles import ParticleSettings
+from rewarddance.search.path_search import PathSettings, path_budget
+from rewarddance.search.results import SearchResult
+from rewarddance.search.running import Search
+from rewarddance.search.verification import Verifier
+
+WayName = Literal["single", "best_of_n", "best_of_more", "paths", "particles"]
+
+WAYS: tuple[WayName, ...] = ("single", "best_of_n", "best_of_more", "paths", "particles")
+"""`best_of_n` spends as many velocities as the search over paths; `best_of_more` as many evaluations of all kinds."""
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCell:
+    """One search over all prompts: how, with which verifier."""
+
+    size: BaseSize
+    way: WayName
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.size}-{self.way}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStudy:
+    """How the study is run.
+
+    Attributes:
+        folder: Where prompts and finished cells go.
+        models: Folder of the runs of `lab study paradigms`.
+        cells: Which searches.
+        jobs: Searches at a time, one thread each.
+    """
+
+    folder: Path
+    models: Path
+    cells: tuple[SearchCell, ...]
+    jobs: int = 2
+
+    def model(self, size: BaseSize, seed: int) -> Path:
+        """The pointwise reward model of a size and seed.
+
+        Raises:
+            UsageError: It was not made yet.
+        """
+        folder = self.models / f"{size}-pointwise-{COUNTS['train']}-{seed}" / "model"
+        if not (folder / RECORD_NAME).is_file():
+            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
+        return folder
+
+    def prompts(self, seed: int) -> Path:
+        """Prompts of a seed."""
+        return self.folder / f"prompts-{seed}"
+
+
+def search_cells(
+    seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES, ways: Sequence[WayName] = WAYS
+) -> tuple[SearchCell, ...]:
+    """Every search, those of the first seed first and of the largest verifier before the others."""
+    return tuple(SearchCell(size, way, seed) for seed, size, way in product(seeds, reversed(sizes), ways))
+
+
+def run_searches(study: SearchStudy, on_done: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+    """Make every cell that is not finished; one row a cell, in their order."""
+    for seed in {cell.seed for cell in study.cells}:
+        if not study.prompts(seed).is_dir():
+            write_prompts(study.prompts(seed), seed)
+    return make_all(partial(_make, study), study.cells, study.jobs, on_done)
+
+
+def settings_of(
+    way: WayName, seed: int, generator: Generator, verifier: Verifier
+) -> BestOfNSettings | PathSettings | ParticleSettings:
+    """How a way searches, so that it costs what the search over paths costs."""
+    paths, drawing = PathSettings(seed=seed), Drawing(batch_size=_BATCH)
+    sigmas = drawing.sigmas(generator)
+    steps, budget = len(sigmas) - 1, path_budget(paths, sigmas, verifier)
+    match way:
+        case "single":
+            return BestOfNSettings(1, seed)
+        case "best_of_n":
+            return BestOfNSettings(affordable_candidates(budget, steps, verifier, "velocities"), seed)
+        case "best_of_more":
+            return BestOfNSettings(affordable_candidates(budget, steps, verifier, "all"), seed)
+        case "paths":
+            return paths
+        case "particles":
+            return ParticleSettings(affordable_candidates(budget, steps, verifier, "velocities"), seed=seed)
+
+
+def write_search_results(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write `search.json`: a summary by size and way with intervals over prompts and seeds, and every row."""
+    summary = {
+        size: {
+            way: _figures([row for row in rows if (row["size"], row["way"]) == (size, way)], _base(rows, size))
+            for way in WAYS
+            if any((row["size"], row["way"]) == (size, way) for row in rows)
+        }
+        for size in dict.fromkeys(row["size"] for row in rows)
+    }
+    content = {
+        "study": "search",
+        "command": "rewarddance lab study search",
+        "versions": package_versions(),
+        "summary": summary,
+        "rows": list(rows),
+    }
+    write_json_atomic(path, content)
+    return summary
+
+
+def _base(rows: Sequence[dict[str, Any]], size: str) -> dict[int, dict[str, Any]]:
+    """The best of n at the velocities of the search over paths, by seed: what others are compared with."""
+    return {row["seed"]: row for row in rows if (row["size"], row["way"]) == (size, "best_of_n")}
+
+
+def _figures(rows: Sequence[dict[str, Any]], base: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"seeds": [row["seed"] for row in rows], "budget": rows[0]["budget"]}
+    for name in ("gold", "alignment", "proxy"):
+        values = np.concatenate([row[name] for row in rows])
+        figures[name] = asdict(_interval(values, name))
+    compared = [row for row in rows if row["seed"] in base]
+    if compared:
+        gains = [np.subtract(row["gold"], base[row["seed"]]["gold"]) for row in compared]
+        figures["gold_over_best_of_n"] = asdict(_interval(np.concatenate(gains), "gain"))
+    return figures
+
+
+def _interval(values: Float[np.ndarray, " prompts"], name: str) -> Interval:
+    # Prompts of different seeds are different draws: each is a cluster of its own.
+    return bootstrap_mean(values, np.arange(len(values)), numpy_rng(0, "search study", name))
+
+
+def _make(study: SearchStudy, cell: SearchCell) -> dict[str, Any]:
+    """One cell in a process of its own."""
+    torch.set_num_threads(1)
+    kept = study.folder / f"{cell.name}.json"
+    if kept.is_file():
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    generator = load_generator(str(lab_generator()))
+    verifier = Verifier(load_reward_model(study.model(cell.size, cell.seed)))
+    settings = settings_of(cell.way, cell.seed, generator, verifier)
+    search = Search(generator, verifier, settings, Drawing(batch_size=_BATCH))
+    prompts = [item.prompt for item in read_prompts(study.prompts(cell.seed) / HELD_OUT_NAME)]
+    found = [search.run(prompt) for prompt in prompts]
+    row = {**asdict(cell), "budget": asdict(found[0].spent), "prompts": prompts, **_golds(found)}
+    study.folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(kept, row)
+    return row
+
+
+def _golds(found: Sequence[SearchResult]) -> dict[str, list[float]]:
+    winners = [result.winner for result in found]
+    judged = [
+        judge_picture(winner.pixels.permute(1, 2, 0).double().numpy(), parse_prompt(result.prompt))
+        for result, winner in zip(found, winners, strict=True)
+        if winner is not None
+    ]
+    if len(judged) < len(found):
+        raise UsageError("a verifier of the lab could not judge any picture of a prompt; its folder may be damaged")
+    return {
+        "gold": [gold.overall for gold in judged],
+        "alignment": [gold.alignment for gold in judged],
+        "proxy": [w.opinion.reward for w in winners if w is not None and w.opinion.reward is not None],
+    }

@@ -1,0 +1,209 @@
+"""The folder of a search, written prompt by prompt: a kill loses at most the prompt at hand.
+
+`settings.json` comes first, and another search with other settings is refused. A prompt counts when its line in
+`rows.jsonl` is on the disk; its winner, its strip and its candidates are there before it. `contact_sheet.png`,
+`budget.json` and `summary.json` are written when every prompt is done.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.files import sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.data.prompts import PromptItem
+from rewarddance.data.references import prompt_key
+from rewarddance.search.budget import Budget
+from rewarddance.search.contact_sheet import stacked, strip_of
+from rewarddance.search.pictures import is_whole, picture_of, png_of
+from rewarddance.search.results import SearchResult
+from rewarddance.search.rows import budget_of, row_of, watch_of
+from rewarddance.search.watch import Watch, WatchSummary, summarise
+
+SETTINGS_NAME, ROWS_NAME, SHEET_NAME = "settings.json", "rows.jsonl", "contact_sheet.png"
+BUDGET_NAME, SUMMARY_NAME = "budget.json", "summary.json"
+WINNERS_NAME, CANDIDATES_NAME, STRIPS_NAME = "winners", "candidates", "strips"
+
+Keep = Literal["all", "winners"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """What became of a list of prompts.
+
+    Attributes:
+        prompts: How many there are.
+        without_winner: Prompts of which no candidate could be judged, by id, with the reason.
+        failed_judgements: Pictures of which the verifier had nothing to say, over all prompts.
+        stated: Evaluations announced.
+        spent: Evaluations counted.
+        watch: What the held-out judge saw; None without one.
+        watch_spent: Evaluations of watching.
+        resumed: Prompts that an earlier run had finished; not stored.
+    """
+
+    prompts: int
+    without_winner: Mapping[str, str] = field(default_factory=dict)
+    failed_judgements: int = 0
+    stated: Budget = field(default_factory=Budget)
+    spent: Budget = field(default_factory=Budget)
+    watch: WatchSummary | None = None
+    watch_spent: Budget = field(default_factory=Budget)
+    resumed: int = 0
+
+
+class SearchWriter:
+    """Adds prompts to a search."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], keep: Keep = "all") -> None:
+        """Begin a search, or continue one.
+
+        Args:
+            folder: Created if need be.
+            settings: Everything that decides the result, as JSON.
+            keep: Whether pictures of all candidates are written, or of winners only.
+
+        Raises:
+            UsageError: The search was begun with other settings.
+        """
+        check_settings(folder, settings)
+        self._folder = folder
+        self._keep = keep
+        for name in (WINNERS_NAME, CANDIDATES_NAME, STRIPS_NAME) if keep == "all" else (WINNERS_NAME, STRIPS_NAME):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        # Without a row, an earlier run only failed to begin; its settings bind nobody.
+        if not _whole_lines(folder / ROWS_NAME):
+            write_json_atomic(folder / SETTINGS_NAME, dict(settings))
+            sync_folder(folder)
+        self._done = _rows_by_prompt(folder / ROWS_NAME)
+
+    def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+        """Those of the prompts that have no row yet; of equal texts, the first."""
+        return _without(self._done, prompts)
+
+    def add(self, item: PromptItem, result: SearchResult, watch: Watch | None = None) -> None:
+        """Store the search of a prompt that has no row yet."""
+        for name in (SUMMARY_NAME, BUDGET_NAME, SHEET_NAME):  # true of fewer prompts
+            (self._folder / name).unlink(missing_ok=True)
+        key = prompt_key(item.prompt)
+        pictures = self._kept_candidates(result, key)
+        if result.winner is not None:
+            name = f"{WINNERS_NAME}/{key}.png"
+            write_bytes_atomic(self._folder / name, png_of(picture_of(result.winner.pixels)))
+            pictures.setdefault(result.order[0], name)
+        write_bytes_atomic(self._folder / STRIPS_NAME / f"{key}.png", png_of(strip_of(result)))
+        row = row_of(item, result, watch, pictures)
+        with (self._folder / ROWS_NAME).open("ab") as file:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._done[item.prompt] = row
+
+    def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> SearchSummary:
+        """Write the contact sheet, the budget and the summary.
+
+        Args:
+            prompts: Every one of them has a row.
+            resumed: How many had one before this run.
+        """
+        rows = {item.prompt: self._done[item.prompt] for item in prompts}
+        summary = _summary(list(rows.values()), resumed)
+        strips = [self._folder / STRIPS_NAME / f"{prompt_key(prompt)}.png" for prompt in rows]
+        write_bytes_atomic(self._folder / SHEET_NAME, png_of(stacked(strips)))
+        budget = {name: asdict(getattr(summary, name)) for name in ("stated", "spent", "watch_spent")}
+        by_prompt = {row["id"]: {name: row[name] for name in ("stated", "spent")} for row in rows.values()}
+        write_json_atomic(self._folder / BUDGET_NAME, {**budget, "by_prompt": by_prompt})
+        content = asdict(summary)
+        del content["resumed"]
+        write_json_atomic(self._folder / SUMMARY_NAME, content)
+        return summary
+
+    def _kept_candidates(self, result: SearchResult, key: str) -> dict[int, str]:
+        if self._keep == "winners":
+            return {}
+        names: dict[int, str] = {}
+        for index, candidate in enumerate(result.candidates):
+            if is_whole(candidate.pixels):
+                names[index] = f"{CANDIDATES_NAME}/{key}-{index:03d}.png"
+                write_bytes_atomic(self._folder / names[index], png_of(picture_of(candidate.pixels)))
+        return names
+
+
+def missing_prompts(folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+    """Prompts that have no row yet. Reads only, so it can be asked before a model loads.
+
+    Raises:
+        UsageError: The search was begun with other settings.
+    """
+    check_settings(folder, settings)
+    path = folder / ROWS_NAME
+    return _without({str(row["prompt"]): row for row in _rows(_whole_lines(path), path)}, prompts)
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds rows made with other settings; names what differs.
+
+    Raises:
+        UsageError: The search was begun with other settings.
+    """
+    path = folder / SETTINGS_NAME
+    if not path.is_file() or not _whole_lines(folder / ROWS_NAME):
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise DataError(f"{path} is damaged; search again in another folder") from None
+    wanted = json.loads(json.dumps(dict(settings)))
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} was begun with another {', '.join(differing)}; "
+            "use the same settings to continue it, or another folder"
+        )
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
+    watches = [watch_of(row["watch"]) for row in rows if row["watch"] is not None]
+    return SearchSummary(
+        prompts=len(rows),
+        without_winner={row["id"]: row["problem"] for row in rows if row["winner"] is None},
+        failed_judgements=sum(row["failed_judgements"] for row in rows),
+        stated=sum((budget_of(row["stated"]) for row in rows), Budget()),
+        spent=sum((budget_of(row["spent"]) for row in rows), Budget()),
+        watch=summarise(watches) if watches else None,
+        watch_spent=sum((watch.spent for watch in watches), Budget()),
+        resumed=resumed,
+    )
+
+
+def _without(done: Mapping[str, object], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+    new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
+    return tuple(item for item in prompts if new.get(item.prompt) is item)
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file without a line that a kill left half written."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _rows_by_prompt(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Rows that are whole; what comes after them is cut off."""
+    whole = _whole_lines(path)
+    with path.open("ab") as file:
+        file.truncate(len(whole))
+        os.fsync(file.fileno())
+    return {str(row["prompt"]): row for row in _rows(whole, path)}
+
+
+def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise DataError(f"{path}: line {number} is damaged; search again in another folder") from None
+    return rows

@@ -1,0 +1,66 @@
+"""A search as one line of JSON: everything but the pixels."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rewarddance.data.prompts import PromptItem
+from rewarddance.search.budget import Budget
+from rewarddance.search.results import SearchResult
+from rewarddance.search.watch import Watch
+
+
+def row_of(item: PromptItem, result: SearchResult, watch: Watch | None, pictures: Mapping[int, str]) -> dict[str, Any]:
+    """What is stored of a prompt.
+
+    Args:
+        item: The prompt.
+        result: Its search.
+        watch: What the held-out judge saw, if there is one.
+        pictures: Files of the candidates that are kept, by index.
+    """
+    places = {index: place for place, index in enumerate(result.order, start=1)}
+    candidates = [
+        {
+            "index": index,
+            "place": places.get(index),
+            **asdict(candidate.opinion),
+            "seed": candidate.seed,
+            "lineage": list(candidate.lineage),
+            "weight": candidate.weight,
+            "picture": pictures.get(index),
+        }
+        for index, candidate in enumerate(result.candidates)
+    ]
+    looks = [
+        {
+            "round": look.round,
+            "sigma": look.sigma,
+            "lineage": list(look.lineage),
+            "copies": look.copies,
+            **asdict(look.opinion),
+        }
+        for look in result.looks
+    ]
+    return {
+        "id": item.id,
+        "prompt": item.prompt,
+        "winner": result.order[0] if result.order else None,
+        "problem": result.problem,
+        "failed_judgements": result.failed_judgements,
+        "stated": asdict(result.stated),
+        "spent": asdict(result.spent),
+        "watch": None if watch is None else asdict(watch),
+        "candidates": candidates,
+        "looks": looks,
+    }
+
+
+def budget_of(values: Mapping[str, int]) -> Budget:
+    """A budget as it was stored."""
+    return Budget(**values)
+
+
+def watch_of(values: Mapping[str, Any]) -> Watch:
+    """What the judge saw, as it was stored."""
+    return Watch(**{**values, "spent": budget_of(values["spent"])})

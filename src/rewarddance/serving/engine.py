@@ -1,0 +1,108 @@
+"""Batches of work on the reward model. Runs in one thread of its own; the only place that calls the model.
+
+A failure of the machine (out of memory, a broken kernel) hits every request of a batch. The batch is therefore halved
+until the request that causes it stands alone: it is refused, and its neighbours are answered.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from rewarddance.core.media import MediaLimits
+from rewarddance.core.types import Judgement, Ranking, Status
+from rewarddance.rewards.instructions import instruction_names
+from rewarddance.serving.refusals import RefusalCode, RefusedError
+from rewarddance.serving.work import ChatWork, JudgeWork, NextToken, RankWork, Work
+
+if TYPE_CHECKING:
+    from rewarddance.rewards.protocol import RewardModel
+
+_log = logging.getLogger(__name__)
+
+Answer = Judgement | Ranking | NextToken
+
+_Some = TypeVar("_Some", bound=Work)
+
+_REFUSALS: Mapping[Status, RefusalCode] = {
+    Status.UNREADABLE_MEDIA: RefusalCode.UNREADABLE_MEDIA,
+    Status.TOO_LONG: RefusalCode.TOO_LONG,
+    Status.NON_FINITE: RefusalCode.NON_FINITE,
+    Status.FAILED: RefusalCode.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A reward model behind the queue.
+
+    Attributes:
+        model: The reward model.
+        name: What answers call it; its fingerprint.
+        instructions: Names of criteria that a request may ask for.
+        media: Limits of every image of a chat completion.
+    """
+
+    model: "RewardModel"
+    name: str
+    instructions: frozenset[str]
+    media: MediaLimits
+
+    @classmethod
+    def of(cls, model: "RewardModel", name: str, media: MediaLimits) -> "Engine":
+        """An engine that judges by the library's criteria and by the model's own."""
+        # Here and below: torch comes with the model, so that the service answers "not ready" long before.
+        from rewarddance.rewards.paradigm import Paradigm
+
+        own = (model.record.instruction.name,) if isinstance(model, Paradigm) else ()
+        return cls(model, name, frozenset((*instruction_names(), *own)), media)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a judgement is always against a reference image."""
+        return self.model.kind == "pairwise"
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model answers with a token; a scalar model does not."""
+        return self.model.kind != "scalar"
+
+    def run(self, works: Sequence[Work]) -> list[Answer | RefusedError]:
+        """One answer a work, in order; all works are of one lane."""
+        match works[0]:
+            case JudgeWork():
+                return _isolated(self._judge, [work for work in works if isinstance(work, JudgeWork)])
+            case RankWork():
+                return _isolated(self._rank, [work for work in works if isinstance(work, RankWork)])
+            case ChatWork():
+                return _isolated(self._chat, [work for work in works if isinstance(work, ChatWork)])
+
+    def _judge(self, works: Sequence[JudgeWork]) -> list[Answer | RefusedError]:
+        judgements = self.model.judge([work.request for work in works], works[0].order_mode)
+        return [_answer(judgement) for judgement in judgements]
+
+    def _rank(self, works: Sequence[RankWork]) -> list[Answer | RefusedError]:
+        return [self.model.rank(work.prompt, work.candidates, work.instruction) for work in works]
+
+    def _chat(self, works: Sequence[ChatWork]) -> list[Answer | RefusedError]:
+        from rewarddance.serving.next_token import next_tokens
+
+        return [*next_tokens(self.model.backbone, works, self.media)]
+
+
+def _answer(judgement: Judgement) -> Judgement | RefusedError:
+    return judgement if judgement.is_ok else RefusedError(_REFUSALS.get(judgement.status, RefusalCode.FAILED))
+
+
+def _isolated(
+    run: Callable[[Sequence[_Some]], list[Answer | RefusedError]], works: Sequence[_Some]
+) -> list[Answer | RefusedError]:
+    try:
+        return run(works)
+    except Exception:
+        # The service outlives whatever one request does to the model; the log keeps what happened.
+        if len(works) == 1:
+            _log.exception("the model failed on one request")
+            return [RefusedError(RefusalCode.ENGINE_FAILED)]
+    half = len(works) // 2
+    return _isolated(run, works[:half]) + _isolated(run, works[half:])

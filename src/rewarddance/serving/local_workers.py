@@ -1,0 +1,152 @@
+"""Shards on processes of this machine. A worker that dies is replaced, and its shard goes on where it stood."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from rewarddance.core.errors import RewardDanceError
+from rewarddance.serving.manifest import Judge
+from rewarddance.serving.shards import ShardJob, judge_shard_persistently
+
+_MAX_DEATHS_BEFORE_WORK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The model is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A shard is finished."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """An error that another worker would meet as well."""
+
+    message: str
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    shard: int | None = None
+    is_loaded: bool = False
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Workers and what is left for them."""
+
+    job: ShardJob
+    load: Callable[[], Judge]
+    session: str
+    left: deque[int]
+    workers: list[_Worker] = field(default_factory=list)
+    deaths_before_work: int = 0
+
+    def start_one(self) -> None:
+        # A fresh interpreter: a fork of a process with threads, and torch has some, may hang.
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(self.job, self.load, self.session, there, os.getpid()))
+        process.start()
+        there.close()
+        self.workers.append(_Worker(process, here))
+
+    def give(self, worker: _Worker) -> None:
+        """The next shard, or the end."""
+        worker.shard = self.left.popleft() if self.left else None
+        worker.connection.send(worker.shard)
+
+    def hear(self, worker: _Worker) -> int:
+        """One message of a worker, or its death.
+
+        Returns:
+            Shards that it reports finished, 0 or 1.
+        """
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._replace(worker)
+            return 0
+        if isinstance(message, _Broken):
+            raise RewardDanceError(message.message)
+        worker.is_loaded, self.deaths_before_work = True, 0
+        self.give(worker)
+        return int(isinstance(message, _Done))
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.connection.close()
+        self.workers.remove(worker)
+        if worker.shard is not None:
+            self.left.appendleft(worker.shard)
+        elif worker.is_loaded:
+            return  # it was sent home
+        if not worker.is_loaded:
+            self.deaths_before_work += 1
+            if self.deaths_before_work >= _MAX_DEATHS_BEFORE_WORK:
+                raise RewardDanceError("workers die while they load the model; is there enough memory for so many?")
+        self.start_one()
+
+    def stop(self) -> None:
+        """Nobody is left behind, whatever has happened."""
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.connection.close()
+
+
+def judge_on_processes(
+    job: ShardJob, load: Callable[[], Judge], workers: int, session: str, show: Callable[[int], None]
+) -> None:
+    """Finish every shard.
+
+    Args:
+        job: Its folder is open.
+        load: Loads the judge; is sent to the workers, so it is a function of a module or a partial of one.
+        workers: Processes, each with a model of its own.
+        session: Of this driver.
+        show: Told how many rows are done.
+
+    Raises:
+        RewardDanceError: The model cannot be loaded.
+    """
+    pending = job.pending()
+    pool = _Pool(job, load, session, deque(pending))
+    finished = len(job.shards) - len(pending)
+    show(finished * job.shard_rows)
+    try:
+        for _ in range(min(workers, len(pending))):
+            pool.start_one()
+        while pool.workers:
+            by_connection = {worker.connection: worker for worker in pool.workers}
+            for connection in wait(list(by_connection)):
+                assert isinstance(connection, Connection)
+                finished += pool.hear(by_connection[connection])
+                show(min(finished * job.shard_rows, len(job.manifest)))
+    finally:
+        pool.stop()
+
+
+def _work(job: ShardJob, load: Callable[[], Judge], session: str, driver: Connection, driver_id: int) -> None:
+    """A worker: shards as long as there are any, and as long as there is a driver."""
+    try:
+        judge = load()
+        driver.send(_Ready())
+        while (shard := driver.recv()) is not None:
+            judge_shard_persistently(job, shard, judge, session, lambda: os.getppid() == driver_id)
+            driver.send(_Done(shard))
+    except RewardDanceError as error:
+        driver.send(_Broken(str(error)))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return  # the driver is gone or goes

@@ -1,0 +1,173 @@
+"""One running service: its model, its queue, its budgets, and the road of a request through them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from rewarddance.core.errors import RewardDanceError
+from rewarddance.serving.bodies import Body, ByteBudget, read_body
+from rewarddance.serving.engine import Answer, Engine
+from rewarddance.serving.fetching import Fetcher
+from rewarddance.serving.limits import ServiceLimits
+from rewarddance.serving.monitoring import Monitoring
+from rewarddance.serving.plans import Plan, Planner
+from rewarddance.serving.refusals import RefusalCode, RefusedError
+from rewarddance.serving.remembered_answers import RememberedAnswers
+from rewarddance.serving.request_ids import request_id_of
+from rewarddance.serving.work_queue import WorkQueue
+
+# Header checks are short; two threads keep a slow one (an animation of many frames) from holding up the others.
+_PLANNING_THREADS = 2
+_STUCK_DEADLINES = 4
+_CLIENT_HUNG_UP = 499
+
+Render = Callable[[Answer, str], Mapping[str, object]]
+
+
+@dataclass(slots=True)
+class Service:
+    """The state of a service.
+
+    Attributes:
+        load: Loads the model; takes long, so it runs in a thread while the service already answers that it is not
+            ready.
+        limits: What is taken at most.
+        fetcher: For media that are addresses; the default fetches nothing.
+        engine: The model, once it is loaded.
+        is_draining: Whether the service is about to stop: nothing new is taken.
+        failure: Why the model could not be loaded.
+        on_failure: Called when it could not.
+    """
+
+    load: Callable[[], Engine]
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
+    fetcher: Fetcher = field(default_factory=Fetcher)
+    engine: Engine | None = None
+    is_draining: bool = False
+    failure: Exception | None = None
+    on_failure: Callable[[], None] = lambda: None
+    monitoring: Monitoring = field(default_factory=Monitoring)
+    answers: RememberedAnswers = field(default_factory=RememberedAnswers)
+    _queue: WorkQueue | None = None
+    _budget: ByteBudget = field(default_factory=lambda: ByteBudget(0))
+    _planning: ThreadPoolExecutor | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return self.engine is not None and not self.is_draining
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return self._queue is None or (self._queue.is_idle and self._budget.held == 0)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether one batch has been running for several deadlines; only a restart helps then."""
+        since = None if self._queue is None else self._queue.running_since
+        return since is not None and time.monotonic() - since > _STUCK_DEADLINES * self.limits.deadline_seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load the model and work on the queue while the context is open."""
+        self._budget = ByteBudget(self.limits.max_buffered_bytes)
+        with ThreadPoolExecutor(_PLANNING_THREADS, thread_name_prefix="planning") as self._planning:
+            task = asyncio.create_task(self._load_and_serve())
+            try:
+                yield
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _load_and_serve(self) -> None:
+        try:
+            engine = await asyncio.get_running_loop().run_in_executor(self._planning, self.load)
+        except (RewardDanceError, OSError, RuntimeError) as error:
+            self.failure = error
+            self.on_failure()
+            return
+        self._queue = WorkQueue(engine.run, self.limits, self.monitoring.batch)
+        self.engine = engine
+        await self._queue.serve()
+
+    async def respond(
+        self, request: Request, route: str, plan: Callable[[Planner, Body], Plan], render: Render
+    ) -> Response:
+        """Answer one request that asks the model.
+
+        Args:
+            request: Authenticated; its body has not been read.
+            route: Its template.
+            plan: From body to work.
+            render: From an answer and the model's name to JSON.
+        """
+        engine, queue = self._open_for_work()
+        request_id = request_id_of(request)
+        with self._budget.lease() as lease:
+            body = await read_body(request, self.limits, lease)
+            planner = Planner(engine, self.limits, self.fetcher)
+            planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
+            seconds = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
+
+            async def compute() -> Answer:
+                return await queue.answer(planned.work, seconds)
+
+            if request_id is None:
+                answer = await _unless_hung_up(request, compute())
+            else:
+                # Whoever sent an id may ask for the answer again, so the work goes on without a listener.
+                answer = await self.answers.once(route, request_id, body.raw, compute)
+        if answer is None:
+            return Response(status_code=_CLIENT_HUNG_UP)
+        return JSONResponse(render(answer, engine.name))
+
+    def metrics(self) -> bytes:
+        """The page for Prometheus."""
+        waiting, running = (0, 0) if self._queue is None else (self._queue.waiting, self._queue.running)
+        return self.monitoring.page(waiting, running, self._budget.held, self.is_ready)
+
+    def check_ready(self) -> Engine:
+        """The engine.
+
+        Raises:
+            RefusedError: It is not loaded, or the service is about to stop.
+        """
+        if self.is_draining:
+            raise RefusedError(RefusalCode.DRAINING, retry_after_seconds=5)
+        if self.engine is None:
+            raise RefusedError(RefusalCode.NOT_READY, retry_after_seconds=5)
+        return self.engine
+
+    def _open_for_work(self) -> tuple[Engine, WorkQueue]:
+        """Refusals that need no body come before it is read: they cost a fraction of a millisecond."""
+        engine = self.check_ready()
+        assert self._queue is not None
+        if self._queue.is_full:
+            raise self._queue.busy()
+        return engine, self._queue
+
+
+async def _unless_hung_up(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer | None:
+    """The answer; None when the client hangs up first, and then the work is taken out of the queue."""
+    answer = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hang_up(request.receive))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await answer if answer.done() else None
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _hang_up(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

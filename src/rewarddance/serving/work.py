@@ -1,0 +1,99 @@
+"""What the engine is asked to do, and what it answers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from rewarddance.core.types import JudgementRequest
+
+if TYPE_CHECKING:
+    from rewarddance.rewards.protocol import OrderMode
+
+ChatPiece = str | bytes
+"""Text, or the file of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeWork:
+    """One judgement.
+
+    Attributes:
+        request: Media as bytes of files whose headers have been checked.
+        order_mode: Both orders or one; None for the model's own.
+    """
+
+    request: JudgementRequest
+    order_mode: "OrderMode | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankWork:
+    """One ranking."""
+
+    prompt: str
+    candidates: tuple[bytes, ...]
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatWork:
+    """One question in the client's own words.
+
+    Attributes:
+        pieces: Text and images in reading order.
+        alternatives: How many tokens are wanted with their log-probabilities.
+    """
+
+    pieces: tuple[ChatPiece, ...]
+    alternatives: int
+
+
+Work = JudgeWork | RankWork | ChatWork
+
+Lane = tuple[Literal["judge", "rank", "chat"], object]
+
+
+def lane_of(work: Work) -> Lane:
+    """Work of one lane may share a batch; a ranking is a batch of its own already."""
+    match work:
+        case JudgeWork():
+            return ("judge", work.order_mode)
+        case RankWork():
+            return ("rank", id(work))
+        case ChatWork():
+            return ("chat", None)
+
+
+def cost_of(work: Work) -> int:
+    """Comparisons that the work stands for; what the queue and the batches are measured in."""
+    if isinstance(work, RankWork):
+        count = len(work.candidates)
+        return count * (count - 1) // 2
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token that may come next.
+
+    Attributes:
+        token: Its text.
+        log_probability: Natural logarithm, over the whole vocabulary.
+    """
+
+    token: str
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """The answer to a question in the client's own words.
+
+    Attributes:
+        best: The most probable token.
+        alternatives: The most probable tokens, best first.
+        prompt_tokens: Length of the question.
+    """
+
+    best: TokenChance
+    alternatives: tuple[TokenChance, ...]
+    prompt_tokens: int

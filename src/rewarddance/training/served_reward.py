@@ -1,0 +1,45 @@
+"""A reward that is asked over HTTP, from its config: connected, checked against known answers, and made a reward."""
+
+from pathlib import Path
+
+from rewarddance.config.alignment import RewardConfig
+from rewarddance.config.service import ServiceConfig
+from rewarddance.rewards.chat_endpoint import EndpointSettings
+from rewarddance.rewards.parity import require_parity
+from rewarddance.rewards.remote import RemoteRewardModel, connect_reward_model
+from rewarddance.rewards.served_backbone import ServedSettings
+from rewarddance.training.reward_scorers import JudgeReward
+
+
+def connected_reward(reward: RewardConfig, service: ServiceConfig) -> RemoteRewardModel:
+    """A reward model behind a service, after it gave the scores that are known.
+
+    Args:
+        reward: Names the folder of the model, or its `rewarddance.json`, which says how it is asked.
+        service: Where it runs.
+
+    Raises:
+        ModelError: The record cannot be read, or the service gives other scores than it should, or none.
+        UsageError: The address or the key cannot be used.
+        DataError: The file with known answers cannot be used.
+    """
+    model = connect_reward_model(
+        EndpointSettings(
+            url=service.url,
+            model=service.served_model,
+            api_key_env=service.api_key_env,
+            concurrency=service.concurrency,
+        ),
+        reward.model,
+        served=ServedSettings(service.top_log_probabilities, service.names_tokens),
+    )
+    if service.parity is not None:
+        require_parity(service.url, model, service.parity, service.parity_limit)
+    return model
+
+
+def served_reward(
+    model: RemoteRewardModel, name: str, weight: float = 1.0, instruction: str | Path | None = None
+) -> JudgeReward:
+    """A served model as a black-box reward; only a pairwise one is shown reference images."""
+    return JudgeReward(name, model.judge, weight, instruction, needs_references=model.kind == "pairwise")

@@ -1,0 +1,107 @@
+"""`rewarddance parity` and `rewarddance rationales`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rewarddance.data.comparisons import ComparisonSet
+from rewarddance.lab.comparisons import draw_comparisons
+from rewarddance.rewards.loading import load_reward_model
+from rewarddance.rewards.protocol import RewardModel
+from tests.chat_server import chat_server, model_answers, says
+from tests.cli.command_line import error_of, run
+from tests.tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_comparisons(folder, {"train": 6}, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RewardModel]:
+    folder = tmp_path_factory.mktemp("models")
+    base = load_reward_model(save_tiny_model("internvl", folder / "base"), device="cpu")
+    base.save(folder / "model")
+    return folder / "model", base
+
+
+def test_parity_prints_the_largest_difference_and_keeps_the_questions(model, data, tmp_path, capsys):
+    with chat_server(model_answers(model[1])) as server:
+        code = run("parity", model[0], server.url, data, "--count", 2, "--out", tmp_path / "parity.json")
+
+    assert code == 0
+    assert "passed at a limit of 0.001" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "parity.json").read_text())) == 4
+    assert {body["model"] for body in server.bodies} == {str(model[0])}
+
+
+def test_parity_with_another_model_exits_with_1(model, data, tmp_path, capsys):
+    other = load_reward_model(save_tiny_model("internvl", tmp_path / "other", seed=1), device="cpu")
+    with chat_server(model_answers(other)) as server:
+        code = run("parity", model[0], server.url, data, "--count", 2, "--limit", "1e-9", "--json")
+
+    found = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert not found["is_passed"]
+    assert found["largest_score_difference"] > 1e-9
+
+
+def test_parity_with_a_service_that_is_not_there_exits_with_1_and_says_so(model, data, capsys):
+    code = run("parity", model[0], "http://127.0.0.1:9/v1", data, "--count", 1, "--tries", 1)
+
+    assert code == 1
+    assert "failed: unreachable: " in capsys.readouterr().err
+
+
+def test_parity_needs_an_address(model, data, capsys):
+    assert "is no address" in error_of(capsys, "parity", model[0], "localhost", data, code=2)
+
+
+def test_the_lab_s_teacher_and_judge_keep_what_is_right(data, tmp_path, capsys):
+    code = run("rationales", data, "--out", tmp_path, "--teacher", "lab:gold", "--json")
+
+    found = json.loads(capsys.readouterr().out)
+    kept = [one for one in ComparisonSet.open(tmp_path) if one.rationale is not None]
+    assert code == 0
+    assert found["kept"] == len(kept) > 0
+    assert all(one.rationale.startswith("image 1 has ") for one in kept)
+    assert found["comparisons"] == len(ComparisonSet.open(tmp_path)) == 6
+
+
+def test_the_lab_s_wrong_rationales_are_dropped(data, tmp_path, capsys):
+    run("rationales", data, "--out", tmp_path, "--teacher", "lab:gold", "--wrong-share", 1, "--json")
+
+    assert json.loads(capsys.readouterr().out)["kept"] == 0
+
+
+def test_a_served_teacher_also_reads_where_no_judge_is_named(data, tmp_path, capsys):
+    def respond(body):
+        text = body["messages"][0]["content"][0]["text"]
+        return says("0" if "By these words" in text else "image 1 is dark.")
+
+    with chat_server(respond) as server:
+        code = run(
+            "rationales", data, "--out", tmp_path, "--teacher", server.url, "--teacher-model", "big", "--limit", 3
+        )
+
+    assert code == 0
+    assert {body["model"] for body in server.bodies} == {"big"}
+    assert "share kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher", "http://127.0.0.1:9/v1"], "--teacher-model is missing"),
+        (["--teacher", "lab:gold", "--judge", "http://127.0.0.1:9/v1"], "--judge-model is missing"),
+        (["--teacher", "http://127.0.0.1:9/v1", "--teacher-model", "m", "--wrong-share", "0.5"], "--wrong-share"),
+        (["--teacher", "http://h/v1", "--teacher-model", "m", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_asked(words, said, data, tmp_path, capsys):
+    assert said in error_of(capsys, "rationales", data, "--out", tmp_path / "out", *words, code=2)
+    assert not (tmp_path / "out" / "exchanges.jsonl").exists()

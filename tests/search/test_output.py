@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.data.prompts import PromptItem
+from rewarddance.search.bench import Drawing
+from rewarddance.search.best_of_n import BestOfNSettings
+from rewarddance.search.budget import Budget
+from rewarddance.search.contact_sheet import strip_of
+from rewarddance.search.output import SearchWriter, missing_prompts
+from rewarddance.search.particles import ParticleSettings
+from rewarddance.search.path_search import PathSettings
+from rewarddance.search.running import Search, run_searches
+from rewarddance.search.verification import Verifier
+from tests.search.gaussian_generator import GaussianGenerator, KnownJudge, brightness
+
+PROMPTS = (PromptItem("0", "a cat"), PromptItem("1", "a dog"), PromptItem("2", "a cat"))
+SETTINGS = {"algorithm": "best-of-n", "seed": 0}
+FOUR = BestOfNSettings(4)
+
+
+def run(folder: Path, judge=None, prompts=PROMPTS, settings=FOUR, keep="all", watcher=None, record=SETTINGS):
+    search = Search(GaussianGenerator(), Verifier(judge or KnownJudge()), settings, Drawing(), watcher)
+    return run_searches(search, prompts, SearchWriter(folder, record, keep))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder: Path):
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def test_every_candidate_is_stored_with_its_score_and_its_picture(tmp_path: Path):
+    run(tmp_path)
+    cat, dog = rows_of(tmp_path)
+    assert (cat["id"], cat["prompt"], dog["prompt"]) == ("0", "a cat", "a dog")
+    assert sorted(one["place"] for one in cat["candidates"]) == [1, 2, 3, 4]
+    for one in cat["candidates"]:
+        picture = Image.open(tmp_path / one["picture"])
+        assert brightness(picture) == pytest.approx(one["reward"], abs=1e-5)
+    best = max(cat["candidates"], key=lambda one: one["reward"])
+    assert cat["winner"] == best["index"]
+
+
+def test_winners_are_pictures_of_their_own(tmp_path: Path):
+    run(tmp_path)
+    for row in rows_of(tmp_path):
+        best = next(one for one in row["candidates"] if one["place"] == 1)
+        found = [path for path in (tmp_path / "winners").iterdir() if path.stem in best["picture"]]
+        assert [path.read_bytes() for path in found] == [(tmp_path / best["picture"]).read_bytes()]
+
+
+def test_other_pictures_can_be_left_out(tmp_path: Path):
+    run(tmp_path, keep="winners")
+    assert not (tmp_path / "candidates").exists()
+    kept = [one["picture"] for one in rows_of(tmp_path)[0]["candidates"] if one["picture"]]
+    assert len(kept) == 1
+    assert kept[0].startswith("winners/")
+
+
+def test_the_budget_that_was_stated_is_stored_beside_the_one_that_was_spent(tmp_path: Path):
+    summary = run(tmp_path)
+    assert summary.stated == summary.spent == Budget(velocities=64, decodes=8, judgements=8)
+    stored = json.loads((tmp_path / "budget.json").read_text())
+    assert stored["spent"] == stored["stated"] == {"velocities": 64, "decodes": 8, "judgements": 8}
+    assert stored["by_prompt"]["0"]["spent"] == {"velocities": 32, "decodes": 4, "judgements": 4}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [FOUR, PathSettings(2, 2, None, levels=(0.5,)), ParticleSettings(4, levels=(0.5,))],
+    ids=["best_of_n", "paths", "particles"],
+)
+def test_every_search_is_stored_and_resumed_to_the_same_bytes(tmp_path: Path, settings):
+    class Killed(KnownJudge):
+        def judge(self, requests):
+            if requests[0].prompt == "a dog":
+                raise KeyboardInterrupt
+            return super().judge(requests)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Killed(), settings=settings)
+    judge = KnownJudge()
+    summary = run(tmp_path / "killed", judge, settings=settings)
+    assert summary.resumed == 1
+    assert judge.asked == summary.spent.judgements / 2
+    straight = run(tmp_path / "straight", settings=settings)
+    assert straight.resumed == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+
+
+def test_a_line_that_a_kill_left_half_written_is_made_again(tmp_path: Path):
+    run(tmp_path / "whole")
+    run(tmp_path / "torn")
+    path = tmp_path / "torn" / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    judge = KnownJudge()
+    run(tmp_path / "torn", judge)
+    assert judge.asked == 4
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+
+
+def test_what_is_finished_is_not_searched_again(tmp_path: Path):
+    run(tmp_path)
+    before = contents(tmp_path)
+    judge = KnownJudge()
+    assert run(tmp_path, judge).resumed == 2
+    assert judge.asked == 0
+    assert contents(tmp_path) == before
+    assert missing_prompts(tmp_path, SETTINGS, PROMPTS) == ()
+
+
+def test_a_search_that_grows_is_unfinished_until_it_is_finished_again(tmp_path: Path):
+    run(tmp_path)
+
+    class Killed(KnownJudge):
+        def judge(self, requests):
+            if requests[0].prompt == "a fox":
+                raise KeyboardInterrupt
+            return super().judge(requests)
+
+    more = (*PROMPTS, PromptItem("3", "a hen"), PromptItem("4", "a fox"))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Killed(), more)
+    assert not (tmp_path / "summary.json").exists()
+    assert missing_prompts(tmp_path, SETTINGS, more) == (more[-1],)
+
+
+def test_other_settings_are_refused(tmp_path: Path):
+    run(tmp_path)
+    with pytest.raises(UsageError, match="another seed"):
+        run(tmp_path, record={**SETTINGS, "seed": 1})
+
+
+def test_a_damaged_line_is_named(tmp_path: Path):
+    run(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"{broken}\n" + path.read_bytes())
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 1 is damaged"):
+        run(tmp_path)
+
+
+def test_a_prompt_that_cannot_be_judged_is_reported_and_has_no_winner(tmp_path: Path):
+    summary = run(tmp_path, KnownJudge(fails=lambda request: request.prompt == "a dog"))
+    assert summary.without_winner == {"1": "none of 4 pictures could be judged: the model answered with nan"}
+    assert summary.failed_judgements == 4
+    assert len(list((tmp_path / "winners").iterdir())) == 1
+    dog = rows_of(tmp_path)[1]
+    assert dog["winner"] is None
+    assert {one["reward"] for one in dog["candidates"]} == {None}
+    assert {one["status"] for one in dog["candidates"]} == {"non_finite"}
+
+
+def test_what_the_held_out_judge_saw_is_stored(tmp_path: Path):
+    summary = run(tmp_path, watcher=KnownJudge())
+    assert summary.watch is not None
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["watch"]["judge_agrees"] == 1.0
+    assert rows_of(tmp_path)[0]["watch"]["judge_gain"] > 0
+    assert summary.watch_spent.judgements <= 2 * 8
+
+
+def test_the_contact_sheet_frames_the_winner_and_shows_it_first(tmp_path: Path):
+    run(tmp_path)
+    sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png"))
+    strips = [np.asarray(Image.open(path)) for path in (tmp_path / "strips").iterdir()]
+    assert sheet.shape[0] == sum(strip.shape[0] for strip in strips)
+    frame = (sheet == (214, 90, 20)).all(axis=2)
+    columns = np.flatnonzero(frame.any(axis=0))
+    assert 0 < columns.min() < columns.max() < 130
+
+
+def test_a_strip_can_be_made_of_any_prompt(tmp_path: Path):
+    search = Search(GaussianGenerator(), Verifier(KnownJudge()), FOUR, Drawing())
+    assert strip_of(search.run("猫 " * 500)).height == strip_of(search.run("a cat")).height

@@ -1,0 +1,46 @@
+"""Judges that workers in other processes can load: by the length of a prompt, slow, or deadly."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rewarddance.core.errors import ModelError
+from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.serving.manifest import Judge
+
+
+def judge_by_length(
+    requests: Sequence[JudgementRequest], seconds: float = 0.0, log: Path | None = None
+) -> list[Judgement]:
+    """A prompt with "poison" kills the process, "broken" is an error of the machine, and "bad" cannot be read."""
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()} {' '.join(request.prompt for request in requests)}\n")
+    for request in requests:
+        time.sleep(seconds)
+        if "poison" in request.prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "broken" in request.prompt:
+            raise RuntimeError("out of memory at 0x7f00")
+    return [
+        Judgement(Status.UNREADABLE_MEDIA, message="broken picture")
+        if "bad" in request.prompt
+        else Judgement(Status.OK, score=1 / len(request.prompt), reward=len(request.prompt) / 3)
+        for request in requests
+    ]
+
+
+def load_judge(seconds: float = 0.0, log: Path | None = None) -> Judge:
+    return partial(judge_by_length, seconds=seconds, log=log)
+
+
+def load_nothing() -> Judge:
+    raise ModelError("there is no model here")
+
+
+def die_loading() -> Judge:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError

@@ -1,0 +1,83 @@
+"""The program itself, stopped by a signal."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cli.command_line import error_of
+from tests.serving.stand_in import judge_body
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys
+from rewarddance.serving.limits import ServiceLimits
+from rewarddance.serving.server import listening_socket, run_service
+from rewarddance.serving.service import Service
+from tests.serving.stand_in import StandInModel, engine_of
+import time
+
+class Slow(StandInModel):
+    def judge(self, requests, order_mode=None):
+        print("judging", flush=True)
+        time.sleep(1.0)
+        return super().judge(requests, order_mode)
+
+listener = listening_socket("127.0.0.1", 0)
+print(listener.getsockname()[1], flush=True)
+run_service(Service(lambda: engine_of(Slow()), ServiceLimits(drain_seconds=0.3)), listener, None)
+"""
+
+
+def test_sigterm_answers_what_was_taken_and_exits_with_zero():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        end = time.monotonic() + 60
+        while True:
+            connection.request("GET", "/ready")
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200:
+                break
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        connection.request("POST", "/v1/judge", json.dumps(judge_body("taken")), {"content-type": "application/json"})
+        assert process.stdout.readline() == "judging\n"
+        process.send_signal(signal.SIGTERM)
+        answer = connection.getresponse()
+        reward = json.loads(answer.read())["reward"]
+        connection.close()
+        code = process.wait(60)
+
+    assert (answer.status, reward, code) == (200, 5.0, 0)
+
+
+def test_a_model_that_does_not_exist_ends_the_service_with_one_line(tmp_path: Path, capsys):
+    # The service listens before the model is loaded, so the failure comes from inside it.
+    from rewarddance.cli.main import main
+
+    assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("listening on http://127.0.0.1:")
+    assert lines[-1].startswith("error: ")
+    assert len(lines) == 2
+
+
+def test_an_open_address_without_token_is_bad_usage(capsys, monkeypatch):
+    monkeypatch.delenv("REWARDDANCE_TOKEN", raising=False)
+
+    assert "set a token" in error_of(capsys, "serve", "lab:small", "--host", "0.0.0.0", code=2)
+
+
+def test_a_wildcard_is_no_host_to_fetch_from(capsys):
+    assert "is no host" in error_of(capsys, "serve", "lab:small", "--allow-host", "*.example.org", code=2)

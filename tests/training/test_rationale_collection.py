@@ -1,0 +1,284 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rewarddance.core.errors import ModelError
+from rewarddance.core.types import Media
+from rewarddance.data.comparisons import ComparisonSet, write_comparisons
+from rewarddance.data.rationale_exchanges import EXCHANGES_NAME, ExchangeStore, Reply
+from rewarddance.data.records import ComparisonRecord
+from rewarddance.rewards.chat_endpoint import ChatEndpoint, EndpointSettings
+from rewarddance.training.rationale_collection import collect_rationales
+from rewarddance.training.rationale_filter import filter_rationales
+from rewarddance.training.rationale_run import NamedJudge, NamedTeacher, make_rationales
+from rewarddance.training.served_rationales import (
+    RationaleOrder,
+    TeacherSettings,
+    judge_name,
+    served_judge,
+    served_teacher,
+    teacher_name,
+)
+from tests.chat_server import Body, ChatServer, chat_server, says
+
+SETTINGS = TeacherSettings()
+ASKED_FOR_A_NUMBER = "Answer with the number alone."
+
+
+def text_of(body: Body) -> str:
+    return "".join(part["text"] for part in body["messages"][0]["content"] if part["type"] == "text")
+
+
+def teaches_and_reads(body: Body) -> Body:
+    """A teacher whose rationale names the other image's fault, and a judge that finds the faulty image."""
+    text = text_of(body)
+    if ASKED_FOR_A_NUMBER in text:
+        return says("2" if "Image 1 is dark" in text else "1." if "image 2 is dark" in text else "0")
+    better = "image 1" if "found image 1 better" in text else "image 2"
+    other = "image 2 is dark" if better == "image 1" else "Image 1 is dark"
+    return says(f"{other}.\n\nTherefore {better} is better.")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight comparisons with a choice, a tie and one that nobody judged."""
+    folder = tmp_path_factory.mktemp("data")
+    media = []
+    for number in range(2):
+        Image.new("RGB", (4, 4), (200 * number, 0, 0)).save(folder / f"{number}.png")
+        media.append(Media(folder / f"{number}.png"))
+    choices = ["first", "second"] * 4 + ["tie", None]
+    records = [
+        ComparisonRecord(f"c{place}", f"prompt {place}", (media[0], media[1]), choice=choice)
+        for place, choice in enumerate(choices)
+    ]
+    write_comparisons(folder, records)
+    return folder
+
+
+def endpoint(server: ChatServer, **changes: object) -> ChatEndpoint:
+    quick = {"deadline_seconds": 10.0, "backoff_seconds": 0.01, "tries": 2}
+    return ChatEndpoint(EndpointSettings(server.url, "big", **(quick | changes)))
+
+
+def run(server: ChatServer, data: Path, out: Path, **changes: object):
+    with endpoint(server, **changes) as client:
+        return make_rationales(
+            ComparisonSet.open(data),
+            out,
+            NamedTeacher(teacher_name("big", SETTINGS), served_teacher(client, SETTINGS)),
+            NamedJudge(judge_name("big"), served_judge(client)),
+        )
+
+
+def test_a_teacher_and_a_judge_over_http_give_comparisons_with_rationales(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        summary = run(server, data, tmp_path)
+
+    after = {one.id: one for one in ComparisonSet.open(tmp_path)}
+    assert after["c0"].rationale == "image 2 is dark."
+    assert after["c1"].rationale == "Image 1 is dark."
+    assert [after[name].rationale for name in ("c8", "c9")] == [None, None]
+    assert (summary.comparisons, summary.unanchored, summary.written, summary.kept) == (10, 2, 8, 8)
+    assert (summary.share_kept, summary.share_kept_by_choice) == (1.0, {"first": 1.0, "second": 1.0})
+    assert json.loads((tmp_path / "rationales.json").read_text())["kept"] == 8
+
+
+def test_the_judge_sees_neither_images_nor_the_choice_nor_the_prompt(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        run(server, data, tmp_path)
+
+    read = [body["messages"][0]["content"] for body in server.bodies if ASKED_FOR_A_NUMBER in text_of(body)]
+    # Eight rationales, but only two different ones.
+    assert len(read) == 2
+    assert all([part["type"] for part in content] == ["text"] for content in read)
+    assert not any(word in content[0]["text"] for content in read for word in ("prompt", "better.", "found"))
+
+
+def test_the_teacher_sees_both_images_and_is_told_the_choice(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        run(server, data, tmp_path)
+
+    body = next(body for body in server.bodies if "Prompt: prompt 1\n" in text_of(body))
+    kinds = [part["type"] for part in body["messages"][0]["content"]]
+    assert kinds == ["text", "text", "image_url", "text", "image_url", "text"]
+    assert "found image 2 better" in text_of(body)
+
+
+def test_a_rationale_that_does_not_lead_to_the_choice_is_dropped(data: Path, tmp_path: Path):
+    def wrong_half_of_the_time(body: Body) -> Body:
+        text = text_of(body)
+        if ASKED_FOR_A_NUMBER in text:
+            return teaches_and_reads(body)
+        return says("Image 1 is dark." if "prompt 1\n" in text or "found image 1" in text else "They differ in hue.")
+
+    with chat_server(wrong_half_of_the_time) as server:
+        summary = run(server, data, tmp_path)
+
+    assert (summary.kept, summary.contradicted, summary.undecided) == (1, 4, 3)
+    assert summary.share_kept == pytest.approx(1 / 8)
+    assert summary.share_kept_by_choice == {"first": 0.0, "second": 0.25}
+    assert [one.id for one in ComparisonSet.open(tmp_path) if one.rationale] == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("order", "formats"),
+    [
+        ("answer_first", {"Give their reasons"}),
+        ("reason_first", {"step by step"}),
+        ("mixed", {"Give their reasons", "step by step"}),
+    ],
+)
+def test_reasons_are_asked_for_in_the_formats_of_the_paper(
+    order: RationaleOrder, formats: set[str], data: Path, tmp_path: Path
+):
+    with chat_server(teaches_and_reads) as server, endpoint(server) as client, ExchangeStore(tmp_path) as store:
+        teacher = served_teacher(client, TeacherSettings(order))
+        collect_rationales(teacher, "big", list(ComparisonSet.open(data)), store)
+
+    asked = " ".join(text_of(body) for body in server.bodies)
+    assert {words for words in ("Give their reasons", "step by step") if words in asked} == formats
+
+
+def test_a_finished_collection_asks_nothing_again(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        first = run(server, data, tmp_path)
+        asked = len(server.bodies)
+        second = run(server, data, tmp_path)
+
+    assert asked == 10
+    assert len(server.bodies) == asked
+    assert (first.asked, second.asked) == (10, 0)
+    assert second.kept == first.kept
+
+
+def test_what_a_refusal_or_a_cut_left_out_is_counted_and_not_asked_again(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        server.misbehave("refusal", "cut_short")
+        first = run(server, data, tmp_path, concurrency=1)
+        asked = len(server.bodies)
+        run(server, data, tmp_path)
+
+    assert first.failures == {"cut_short": 1, "refused": 1}
+    assert (first.written, first.failed_share) == (6, 0.25)
+    assert len(server.bodies) == asked
+
+
+def test_a_passing_failure_is_asked_again_by_the_next_run(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        server.misbehave("500", "500")
+        first = run(server, data, tmp_path, concurrency=1)
+        asked = len(server.bodies)
+        second = run(server, data, tmp_path)
+
+    assert first.failures == {"server_error": 1}
+    assert len(server.bodies) == asked + 1
+    assert (second.failures, second.kept) == ({}, 8)
+
+
+def test_every_exchange_is_stored_with_what_was_asked_and_said(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        server.misbehave("refusal")
+        run(server, data, tmp_path, concurrency=1)
+
+    stored = [json.loads(line) for line in (tmp_path / EXCHANGES_NAME).read_text().splitlines()]
+    teacher = [one for one in stored if one["role"] == "teacher"]
+    assert [one["comparison_id"] for one in teacher] == [f"c{place}" for place in range(8)]
+    assert teacher[0]["reply"]["failure"] == "refused"
+    assert teacher[1]["reply"]["text"] == "Image 1 is dark.\n\nTherefore image 2 is better."
+    assert "Image 1: [image 1]" in teacher[1]["reply"]["asked"]
+    assert (teacher[1]["reply"]["prompt_tokens"], teacher[1]["reply"]["generated_tokens"]) == (11, 3)
+
+
+def test_a_teacher_that_has_gone_stops_the_run_and_loses_nothing(data: Path, tmp_path: Path):
+    comparisons = list(ComparisonSet.open(data))
+    with chat_server(teaches_and_reads) as server, ExchangeStore(tmp_path) as store:
+        server.lasting_mood = "500"
+        with endpoint(server, tries=1, concurrency=1) as client, pytest.raises(ModelError, match="3 times in a row"):
+            collect_rationales(served_teacher(client, SETTINGS), "big", comparisons, store, patience=3)
+
+    assert len((tmp_path / EXCHANGES_NAME).read_text().splitlines()) == 3
+
+
+def test_a_key_that_is_not_accepted_stops_the_run_at_once(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server, pytest.raises(ModelError, match="not_allowed"):
+        server.lasting_mood = "401"
+        run(server, data, tmp_path, concurrency=1)
+
+    assert len(server.bodies) <= 2
+
+
+def test_images_that_cannot_be_read_are_those_comparisons_failures_and_nobody_s_silence(data: Path, tmp_path: Path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    whole = next(iter(ComparisonSet.open(data))).first
+    records = [ComparisonRecord(f"b{place}", "a cat", (whole, Media(broken)), choice="first") for place in range(25)]
+    write_comparisons(tmp_path / "in", [*records, ComparisonRecord("w", "a dog", (whole, whole), choice="first")])
+    with chat_server(teaches_and_reads) as server:
+        summary = run(server, tmp_path / "in", tmp_path / "out")
+
+    assert summary.failures == {"unreadable_media": 25}
+    assert summary.kept == 1
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("2", "kept"),
+        ("Image 2.", "kept"),
+        (" **2** ", "kept"),
+        ("1", "contradicted"),
+        ("0", "undecided"),
+        ("Both", "undecided"),
+        ("12", "undecided"),
+        ("image 1 or image 2", "undecided"),
+        ("", "undecided"),
+    ],
+)
+def test_only_a_clear_word_of_the_judge_counts(said: str, verdict: str, data: Path, tmp_path: Path):
+    comparison = next(one for one in ComparisonSet.open(data) if one.choice == "second")
+
+    def judge(rationales):
+        yield 0, Reply(rationales[0], said)
+
+    with ExchangeStore(tmp_path) as store:
+        found = filter_rationales(judge, "judge", [comparison], {comparison.id: "words"}, store)
+
+    assert found.verdicts == {comparison.id: verdict}
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 60.0) -> None:
+    ends_at = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < ends_at, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_after_a_kill_only_what_is_missing_is_asked(data: Path, tmp_path: Path):
+    command = [sys.executable, str(Path(__file__).parent / "rationale_driver.py"), str(data), str(tmp_path)]
+    stored = tmp_path / EXCHANGES_NAME
+    with chat_server(teaches_and_reads) as server:
+        server.delay_seconds = 0.2
+        killed = subprocess.Popen([*command, server.url])
+        wait_until(lambda: stored.is_file() and stored.read_bytes().count(b"\n") >= 3)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        whole = stored.read_bytes().count(b"\n")
+        server.delay_seconds = 0.0
+        time.sleep(0.3)  # what was in flight has arrived
+        server.bodies.clear()
+        subprocess.run([*command, server.url], check=True)
+
+    asked = {text_of(body).splitlines()[0] for body in server.bodies}
+    ids = [json.loads(line)["comparison_id"] for line in stored.read_text().splitlines()]
+    assert 3 <= whole < 8
+    assert len(server.bodies) == len(asked) == 8 - whole
+    assert sorted(ids) == [f"c{place}" for place in range(8)]

@@ -1,0 +1,105 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.core.errors import ModelError, RewardError
+from rewarddance.core.types import Comparison, Media
+from rewarddance.rewards.loading import load_reward_model, new_reward_model
+from rewarddance.rewards.parity import known_answers, write_parity
+from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.remote import RemoteRewardModel
+from rewarddance.training.alignment_inputs import configured_reward, reward_models
+from rewarddance.training.reward_signal import Patience, RewardSignal, image_from_pixels
+from rewarddance.training.served_reward import served_reward
+from tests.chat_server import ChatServer, chat_server, model_answers
+from tests.tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    new_reward_model(save_tiny_model("internvl", folder / "base"), "pairwise", device="cpu").save(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> RewardModel:
+    return load_reward_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def service(model: RewardModel):
+    with chat_server(model_answers(model)) as server:
+        yield server
+
+
+@pytest.fixture
+def server(service: ChatServer) -> ChatServer:
+    service.calm_down()
+    return service
+
+
+def config(folder: Path, server: ChatServer, method: str = "flow_grpo", **service: object) -> AlignConfig:
+    return AlignConfig.model_validate(
+        {
+            "generator": {"path": "lab:drawn"},
+            "rewards": [
+                {"model": str(folder), "service": {"url": server.url, "served_model": "tiny"} | service, "weight": 1.0}
+            ],
+            "prompts": {"train": "prompts.txt"},
+            "method": {"name": method, "group_size": 8} if method != "refl" else {"name": "refl"},
+        }
+    )
+
+
+def samples() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_served_reward_gives_a_policy_the_model_s_own_log_odds(folder, model, server):
+    references = [[torch.zeros(3, 32, 32)], [torch.ones(3, 32, 32)]]
+
+    signal = configured_reward(config(folder, server))
+    values = signal.judge(samples(), ["a cat", "a dog"], references)
+
+    own = [
+        model.compare(prompt, image_from_pixels(sample), image_from_pixels(reference[0])).reward
+        for prompt, sample, reference in zip(["a cat", "a dog"], samples(), references, strict=True)
+    ]
+    assert values.combined.tolist() == pytest.approx(own, abs=1e-4)
+    assert signal.needs_references
+    assert not signal.is_differentiable
+
+
+def test_a_served_reward_that_fails_stops_the_step_without_a_number(folder, server):
+    server.lasting_mood = "no_log_probabilities"
+    model = reward_models(config(folder, server))[0]
+    signal = RewardSignal([served_reward(model, "served")], patience=Patience(tries=1))
+
+    with pytest.raises(RewardError, match="no_log_probabilities"):
+        signal.judge(samples(), ["a cat", "a dog"], [[torch.zeros(3, 32, 32)]] * 2)
+
+
+def test_a_method_that_climbs_the_gradient_refuses_a_service(folder, server):
+    with pytest.raises(ValidationError, match="none comes back from a service"):
+        config(folder, server, method="refl")
+
+
+def test_a_run_does_not_start_with_a_service_that_scores_otherwise(folder, model, server, tmp_path: Path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "blue.png")
+    comparison = Comparison("a", "a red square", Media(tmp_path / "red.png"), Media(tmp_path / "blue.png"), "first")
+    questions = known_answers(model, [comparison], is_pairwise=True)
+    write_parity(tmp_path / "right.json", questions)
+    write_parity(tmp_path / "wrong.json", [replace(one, log_odds=2.0) for one in questions])
+
+    connected = reward_models(config(folder, server, parity=str(tmp_path / "right.json")))
+
+    assert isinstance(connected[0], RemoteRewardModel)
+    with pytest.raises(ModelError, match="other weights"):
+        reward_models(config(folder, server, parity=str(tmp_path / "wrong.json")))
