@@ -16,7 +16,9 @@ def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = DemoSettings(tmp_path_factory.mktemp("demo"), train=64, test=20, epochs=1, alignment_steps=10)
+    settings = DemoSettings(
+        tmp_path_factory.mktemp("demo"), train=64, test=20, epochs=1, alignment_steps=10, searched_prompts=3
+    )
     run_demo(settings, silent)
     return settings.folder
 
@@ -36,10 +38,19 @@ def test_the_demo_aligns_the_generator_and_says_what_became_of_gold(folder: Path
     assert (folder / "aligned" / "generator" / "model_index.json").is_file()
 
 
+def test_the_demo_searches_and_says_what_the_winners_are_worth(folder: Path) -> None:
+    search = json.loads((folder / SUMMARY_NAME).read_text())["search"]
+    assert search["best_of_n"]["velocities"] >= search["plain"]["velocities"]
+    assert search["paths"]["velocities"] == pytest.approx(search["best_of_n"]["velocities"], rel=0.1)
+    assert all(0 <= search[way]["gold"] <= 1 for way in ("plain", "best_of_n", "paths"))
+    assert (folder / "search" / "paths" / "contact_sheet.png").is_file()
+    assert "Search at inference" in (folder / REPORT_NAME).read_text()
+
+
 def test_a_finished_demo_is_not_made_again(folder: Path) -> None:
     weights = folder / "pairwise" / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    run_demo(DemoSettings(folder, train=64, test=20, epochs=1, alignment_steps=10), silent)
+    run_demo(DemoSettings(folder, train=64, test=20, epochs=1, alignment_steps=10, searched_prompts=3), silent)
     assert weights.stat().st_mtime_ns == before
 
 

@@ -2,8 +2,8 @@
 
 It draws comparisons of the lab's world, trains the pairwise generative and the scalar model from the same base on
 the same comparisons, and evaluates both in and out of domain. Then the pairwise model chooses reference images among
-the generator's own pictures and tunes the generator by ReFL, with the scalar model as the guard's held-out judge.
-Everything ends in `report.html` and `summary.json`.
+the generator's own pictures and tunes the generator by ReFL, with the scalar model as the guard's held-out judge, and
+searches for the best pictures of the generator as it was. Everything ends in `report.html` and `summary.json`.
 """
 
 import json
@@ -17,8 +17,10 @@ from typing import Any
 from rewarddance.config.guard import GuardConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
+from rewarddance.data.prompts import read_prompts
 from rewarddance.evaluation.preference_report import GroupReport, PreferenceReport
 from rewarddance.lab.alignment import (
+    HELD_OUT_NAME,
     LabAlignment,
     align_in_lab,
     draw_references,
@@ -28,6 +30,7 @@ from rewarddance.lab.alignment import (
 )
 from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_drawn
+from rewarddance.lab.demo_search import DemoSearch, search_in_demo, search_section, summary_of
 from rewarddance.lab.learning import LabRun, clear_gold, learn, measure
 from rewarddance.reports.html_page import write_page
 from rewarddance.reports.run_files import read_run
@@ -36,7 +39,7 @@ from rewarddance.rewards.protocol import RewardKind
 
 REPORT_NAME, SUMMARY_NAME = "report.html", "summary.json"
 KINDS: tuple[RewardKind, ...] = ("pairwise", "scalar")
-ALIGNED = "aligned"
+ALIGNED, SEARCHED = "aligned", "search"
 
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Shows how far a stage is: takes its name and its number of items, gives a function of the items done."""
@@ -53,6 +56,7 @@ class DemoSettings:
         test: Comparisons of each test split.
         epochs: How often each comparison is seen.
         alignment_steps: Updates of the generator.
+        searched_prompts: Held-out prompts of the search, at most.
         seed: Decides everything.
     """
 
@@ -62,6 +66,7 @@ class DemoSettings:
     test: int = 300
     epochs: int = 3
     alignment_steps: int = 60
+    searched_prompts: int = 24
     seed: int = 0
 
 
@@ -77,8 +82,11 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
         with stage(f"judging with the {kind} model", 2 * settings.test) as show:
             reports[kind] = measure(model, data, folder, kind, show)
     aligned = _aligned(settings, stage)
+    job = _search(settings)
+    found = search_in_demo(job, stage)
     runs = [read_run(settings.folder / name) for name in (*KINDS, ALIGNED)]
-    page = run_page(runs, "RewardDance demo: two reward models of the lab, and a generator tuned with one of them")
+    title = "RewardDance demo: two reward models of the lab, and a generator tuned with one of them"
+    page = run_page(runs, title, extra=(search_section(found, job.prompts),))
     write_page(page, settings.folder / REPORT_NAME)
     summary = {
         "seconds": round(time.perf_counter() - began, 1),
@@ -89,6 +97,7 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
             for kind, report in reports.items()
         },
         "alignment": aligned,
+        "search": summary_of(found),
     }
     write_json_atomic(settings.folder / SUMMARY_NAME, summary)
     return summary
@@ -138,6 +147,14 @@ def _aligned(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
         "gold_kept": gold.get(result.kept_step),
         "gold_last": gold[max(gold)],
     }
+
+
+def _search(settings: DemoSettings) -> DemoSearch:
+    prompts = tuple(read_prompts(settings.folder / "prompts" / HELD_OUT_NAME)[: settings.searched_prompts])
+    verifier, judge = (settings.folder / kind / "model" for kind in KINDS)
+    return DemoSearch(
+        settings.folder / SEARCHED, prompts, settings.folder / "references", verifier, judge, settings.seed
+    )
 
 
 def _refuse_another(settings: DemoSettings) -> None:
