@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.lab.guard_study import Recorded, judged, read_recorded, row_of, summary
+from rewarddance.lab import guard_study
+from rewarddance.lab.guard_study import (
+    Recorded,
+    calibration_runs,
+    judged,
+    read_recorded,
+    row_of,
+    summary,
+    write_guard_results,
+)
 from rewarddance.training.guard_observation import Observation
 
 PROMPTS = tuple(f"prompt {number}" for number in range(40))
@@ -62,14 +71,35 @@ def test_the_summary_counts_both_detectors_on_the_same_runs(hacking, healthy):
     assert (figures["spread_alone"]["caught"], figures["spread_alone"]["false_alarms"]) == (0, 1)
 
 
+def stored(run: Recorded, folder: Path) -> Path:
+    folder.mkdir()
+    rows = [{"optimizer_step": step, "extra": {"gold": gold}} for step, gold in zip(run.steps, run.gold, strict=True)]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(observation.to_json()) + "\n" for observation in run.observations]
+    (folder / "observations.jsonl").write_text("".join(lines))
+    return folder
+
+
 def test_a_recorded_run_is_read_back_as_it_was(hacking, tmp_path: Path):
-    rows = [
-        {"optimizer_step": step, "extra": {"gold": gold}}
-        for step, gold in zip(hacking.steps, hacking.gold, strict=True)
-    ]
-    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = [json.dumps(observation.to_json()) + "\n" for observation in hacking.observations]
-    (tmp_path / "observations.jsonl").write_text("".join(lines))
-    again = read_recorded(tmp_path)
+    again = read_recorded(stored(hacking, tmp_path / "run"))
     assert (again.steps, again.gold) == (hacking.steps, hacking.gold)
     assert judged(again, GuardConfig()) == judged(hacking, GuardConfig())
+
+
+def test_results_hold_the_runs_that_fixed_the_thresholds_apart_from_those_scored(hacking, healthy, tmp_path: Path):
+    folders = [stored(run, tmp_path / name) for name, run in (("hacking", hacking), ("healthy", healthy))]
+    figures = write_guard_results(tmp_path / "guard.json", folders[:1], folders, GuardConfig(), SpreadConfig())
+    content = json.loads((tmp_path / "guard.json").read_text())
+    assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
+    assert [row["run"] for row in content["calibration"]["rows"]] == ["hacking"]
+
+
+def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_path: Path, monkeypatch):
+    made, asked = [], []
+    monkeypatch.setattr(guard_study, "study_data", lambda settings, seed: None)
+    monkeypatch.setattr(guard_study, "make_all", lambda make, runs, jobs, on_done: made.extend(runs))
+    monkeypatch.setattr(guard_study, "run_alignments", lambda study, on_done: asked.append(study) or [])
+    calibration_runs(tmp_path, seed=3)
+    assert {run.seed for run in made} == {3}
+    assert (asked[0].drawing, {cell.seed for cell in asked[0].cells}) == (1, {3})
+    assert {cell.way for cell in asked[0].cells} == {"refl", "refl_augmented"}

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from rewarddance.metrics.bootstrap import bootstrap_mean, bootstrap_share, mcnemar_exact, paired_difference
+from rewarddance.metrics.bootstrap import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_share,
+    mcnemar_exact,
+    paired_difference,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -127,3 +133,21 @@ def test_mcnemar_is_the_binomial_test() -> None:
     # 1 against 7: 2 * (C(8,0) + C(8,1)) / 2^8 = 18 / 256
     assert mcnemar_exact(1, 7) == pytest.approx(18 / 256)
     assert mcnemar_exact(0, 0) == 1.0
+
+
+def test_a_ratio_that_is_the_same_in_every_cluster_has_no_width() -> None:
+    gains = np.array([1.0, 0.0, 2.0, 1.0, np.nan])
+    interval = bootstrap_ratio(0.8 * gains, gains, np.arange(5), rng())
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((0.8, 0.8, 0.8))
+    assert (interval.n, interval.n_clusters) == (4, 4)
+
+
+def test_a_ratio_is_of_means_and_not_a_mean_of_ratios() -> None:
+    # (1 + 1) / (1 + 3) = 0.5; the mean of 1/1 and 1/3 would be 0.667
+    assert bootstrap_ratio(np.array([1.0, 1.0]), np.array([1.0, 3.0]), np.arange(2), rng()).estimate == 0.5
+
+
+def test_a_ratio_to_a_gain_that_may_be_none_has_no_interval() -> None:
+    gains = np.tile([1.0, -0.9], 10)
+    interval = bootstrap_ratio(np.ones(20), gains, np.arange(20), rng())
+    assert (interval.low, interval.high) == (None, None)

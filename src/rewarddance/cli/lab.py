@@ -74,8 +74,13 @@ def pretrain(
 @lab_app.command("study")
 def study(
     name: Annotated[
-        Literal["paradigms", "learning_curve", "alignment", "guard", "search", "overoptimization"],
-        typer.Argument(metavar="NAME", help="paradigms, learning_curve, alignment, guard, search or overoptimization."),
+        Literal[
+            "paradigms", "learning_curve", "alignment", "guard", "search", "overoptimization", "context", "reasoning"
+        ],
+        typer.Argument(
+            metavar="NAME",
+            help="paradigms, learning_curve, alignment, guard, search, overoptimization, context or reasoning.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the runs; finished ones are kept, and later studies use them.")
@@ -91,11 +96,15 @@ def study(
         case "alignment":
             _alignment_study(out, results, seeds, jobs)
         case "guard":
-            _guard_study(out, results)
+            _guard_study(out, results, seeds, jobs)
         case "search":
             _search_study(out, results, seeds, jobs)
         case "overoptimization":
             _overoptimization_study(out, results, seeds, jobs)
+        case "context":
+            _context_study(out, results, seeds, jobs)
+        case "reasoning":
+            _reasoning_study(out, results, seeds, jobs)
         case "paradigms" | "learning_curve":
             _reward_study(name, out, results, seeds, jobs)
 
@@ -116,6 +125,7 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
     from rewarddance.lab.alignment_study import (
         AlignmentStudy,
         alignment_cells,
+        guarded_summary,
         run_alignments,
         run_guarded,
         write_alignment_results,
@@ -127,19 +137,22 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
         guarded = run_guarded(asked, range(seeds), show)
     with progress("study alignment", len(cells)) as show:
         folders = run_alignments(asked, show)
-    print_json(write_alignment_results(results / "alignment.json", guarded, folders, len(cells)))
+    print_json(guarded_summary(guarded))
+    print(write_alignment_results(results / "alignment.json", guarded, folders, len(cells), out))
 
 
-def _guard_study(out: Path, results: Path) -> None:
+def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
     from rewarddance.config.guard import GuardConfig, SpreadConfig
     from rewarddance.core.errors import UsageError
     from rewarddance.lab.alignment_study import FINISHED_NAME
-    from rewarddance.lab.guard_study import write_guard_results
+    from rewarddance.lab.guard_study import calibration_runs, write_guard_results
 
     folders = sorted(path.parent for path in (out / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
     if not folders:
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
-    print_json(write_guard_results(results / "guard.json", folders, GuardConfig(), SpreadConfig()))
+    with progress("runs of another drawing, for thresholds", None) as show:
+        calibration = calibration_runs(out, seeds, jobs, show)
+    print_json(write_guard_results(results / "guard.json", calibration, folders, GuardConfig(), SpreadConfig()))
 
 
 def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
@@ -158,6 +171,42 @@ def _overoptimization_study(out: Path, results: Path, seeds: int, jobs: int) -> 
     with progress("study overoptimization", len(cells)) as show:
         curves = run_curves(CurveStudy(out / "overoptimization", out, cells, jobs=jobs), show)
     print_json(write_curve_results(results / "overoptimization.json", curves))
+
+
+def _context_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.context_study import (
+        InstructionStudy,
+        instruction_cells,
+        run_instructions,
+        write_context_results,
+    )
+    from rewarddance.lab.reference_study import ReferenceStudy, reference_cells, run_references
+    from rewarddance.lab.reward_study import StudySettings
+
+    runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
+    words = InstructionStudy(out / "context", runs, instruction_cells(range(seeds)))
+    with progress("study context: instructions", len(words.cells)) as show:
+        rows = run_instructions(words, show)
+    images = ReferenceStudy(out / "context" / "references", out, reference_cells(range(seeds)), jobs=jobs)
+    with progress("study context: reference images", len(images.cells)) as show:
+        rewarded = run_references(images, show)
+    print_json(write_context_results(results / "context.json", (words, rows), (images, rewarded)))
+
+
+def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.reasoning_study import (
+        ReasoningStudy,
+        reasoning_cells,
+        run_reasoning,
+        write_reasoning_results,
+    )
+    from rewarddance.lab.reward_study import StudySettings
+
+    runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
+    asked = ReasoningStudy(out / "reasoning", runs, reasoning_cells(range(seeds)))
+    with progress("study reasoning", len(asked.cells)) as show:
+        rows = run_reasoning(asked, show)
+    print_json(write_reasoning_results(results / "reasoning.json", asked, rows))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

@@ -70,11 +70,10 @@ def compare_models(
         raise DataError(
             "Comparisons with the same id differ between the two evaluations. Evaluate both on one data set."
         )
-    targets = np.array([_target(row, against, min_gold_difference) for row, _ in pairs], dtype=float)
-    if not (np.abs(targets - 0.5) > 0).any():
+    values_first = right_choices([row for row, _ in pairs], against, min_gold_difference)
+    values_second = right_choices([row for _, row in pairs], against, min_gold_difference)
+    if np.isnan(values_first).all():
         raise DataError("The two evaluations share no comparison with a preference. Evaluate both on one data set.")
-    values_first = correctness(_log_odds([row for row, _ in pairs]), targets)
-    values_second = correctness(_log_odds([row for _, row in pairs]), targets)
     _, clusters = np.unique([row.cluster for row, _ in pairs], return_inverse=True)
     rng = numpy_rng(seed, "model comparison")
     return ModelComparison(
@@ -83,6 +82,20 @@ def compare_models(
         accuracy_second=mean_of_known(values_second),
         difference=paired_difference(values_first, values_second, clusters, rng, resamples=resamples),
     )
+
+
+def right_choices(
+    rows: Sequence[JudgementRow], against: Literal["choice", "gold"] = "choice", min_gold_difference: float = 0.0
+) -> Float[ndarray, " comparisons"]:
+    """Whether each row's choice is the right one: see `correctness`.
+
+    Args:
+        rows: Of one model.
+        against: People's choices, or the lab's gold.
+        min_gold_difference: With gold, comparisons that differ by less are not a number.
+    """
+    targets = np.array([_target(row, against, min_gold_difference) for row in rows], dtype=float)
+    return correctness(_log_odds(rows), targets)
 
 
 def _target(row: JudgementRow, against: str, min_gold_difference: float) -> float:

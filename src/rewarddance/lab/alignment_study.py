@@ -34,6 +34,7 @@ from rewarddance.lab.alignment import (
     gold_by_step,
     write_prompts,
 )
+from rewarddance.lab.alignment_outcomes import outcome, outcome_summary, outcome_tables
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
@@ -205,32 +206,37 @@ def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_alignment_results(
-    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], asked: int
-) -> dict[str, Any]:
-    """Write `alignment.json`: summary of the guarded runs, their rows, and the curves of every other run.
+    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], asked: int, models: Path
+) -> str:
+    """Write `alignment.json`: summary of the guarded runs, their rows, and what became of every other run.
 
     Args:
         path: The file.
         guarded: Rows of `run_guarded`.
         runs: Folders of the other runs that are finished.
         asked: How many of them the study has; the file says whether it is complete.
+        models: Folder of the runs of `lab study paradigms`.
+
+    Returns:
+        The tables of the other runs, as Markdown.
     """
     curves = [
         {"run": folder.name, **json.loads((folder / FINISHED_NAME).read_text()), "evaluations": _curves(folder)}
         for folder in runs
     ]
-    figures = guarded_summary(guarded)
+    outcomes = [outcome(row, models) for row in curves]
     content = {
         "study": "alignment",
         "command": "rewarddance lab study alignment",
         "versions": package_versions(),
         "is_complete": len(runs) == asked,
-        "summary": figures,
+        "summary": guarded_summary(guarded),
         "guarded": list(guarded),
+        "outcomes": outcome_summary(outcomes),
         "rows": curves,
     }
     write_json_atomic(path, content)
-    return figures
+    return outcome_tables(outcomes)
 
 
 def _curves(folder: Path) -> list[dict[str, Any]]:

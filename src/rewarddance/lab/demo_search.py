@@ -5,7 +5,7 @@ against its reference images, and the scalar model, which chose nothing, watches
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,7 +166,7 @@ def _plain(job: DemoSearch, denoising_steps: int) -> Found:
     return _found(job, "plain", tuple(folder / row["candidates"][0]["picture"] for row in rows), denoising_steps)
 
 
-def _rows(job: DemoSearch, name: str) -> list[dict[str, Any]]:
+def _rows(job: DemoSearch, name: str) -> list[Mapping[str, Any]]:
     by_prompt = {row["prompt"]: row for row in read_json_lines(job.folder / name / ROWS_NAME)}
     return [by_prompt[item.prompt] for item in job.prompts]
 

@@ -9,8 +9,10 @@ Source:
     RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +22,13 @@ import numpy as np
 from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
+from rewarddance.lab.alignment_study import COMPARISONS, AlignmentCell, AlignmentStudy, WayName, run_alignments
+from rewarddance.lab.base_models import BaseSize
+from rewarddance.lab.processes import make_all
+from rewarddance.lab.reward_study import StudyRun, StudySettings, make_run, study_data
 from rewarddance.metrics.overoptimization import GoldCurve, detector_confusion, gold_curve
 from rewarddance.reports.json_files import read_json_lines
+from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.guard import replay
 from rewarddance.training.guard_observation import Observation
 from rewarddance.training.run_folder import RunFolder
@@ -29,6 +36,11 @@ from rewarddance.training.run_folder import RunFolder
 FALL_SHARE = 0.05
 SMALLEST_FALL = 0.01
 """In gold: what 132 pictures of the same noise move by between two evaluations of a policy that has settled."""
+
+CALIBRATION_DRAWING = 1
+CALIBRATION_SIZES: tuple[BaseSize, ...] = ("nano", "micro")
+_KINDS: tuple[RewardKind, ...] = ("pairwise", "pointwise", "scalar")
+_WAYS: tuple[WayName, ...] = ("refl", "refl_augmented")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,29 @@ class Recorded:
     def curve(self) -> GoldCurve:
         """What happened to gold, and whether that is hacking."""
         return gold_curve(np.array(self.gold), FALL_SHARE, SMALLEST_FALL)
+
+
+def calibration_runs(
+    models: Path, seed: int, jobs: int = 2, on_done: Callable[[int], None] | None = None
+) -> list[Path]:
+    """Make the runs on which thresholds are fixed: other comparisons, reward models, prompts, references and seeds.
+
+    Args:
+        models: Folder of the runs of `lab study paradigms`; reward models of the new seed are added to it.
+        seed: One that no run has that the guard is scored on.
+        jobs: Runs at a time, one thread each.
+        on_done: Called with the number of finished alignment runs.
+
+    Returns:
+        Folders of the alignment runs.
+    """
+    settings = StudySettings(models, (seed,), jobs=jobs)
+    study_data(settings, seed)
+    rewards = [StudyRun(size, kind, COMPARISONS, seed) for size, kind in product(CALIBRATION_SIZES, _KINDS)]
+    make_all(partial(make_run, settings), rewards, jobs, None)
+    cells = tuple(AlignmentCell(size, kind, way, seed) for way, size, kind in product(_WAYS, CALIBRATION_SIZES, _KINDS))
+    study = AlignmentStudy(models / "alignment", models, cells, drawing=CALIBRATION_DRAWING, jobs=jobs)
+    return run_alignments(study, on_done)
 
 
 def read_recorded(folder: Path) -> Recorded:
@@ -100,10 +135,20 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_guard_results(
-    path: Path, folders: Sequence[Path], guard: GuardConfig, spread: SpreadConfig
+    path: Path, calibration: Sequence[Path], folders: Sequence[Path], guard: GuardConfig, spread: SpreadConfig
 ) -> dict[str, Any]:
-    """Judge recorded runs and write `guard.json`: summary, thresholds, one row a run; returns the summary."""
-    rows = [row_of(read_recorded(folder), guard, spread) for folder in folders]
+    """Judge recorded runs and write `guard.json`; returns the summary.
+
+    Args:
+        path: The file: summary, thresholds, one row a run, and the same of the runs on which thresholds were fixed.
+        calibration: Folders of the runs of `calibration_runs`.
+        folders: Folders of the runs that the guard is scored on.
+        guard: Thresholds of the guard.
+        spread: Threshold of the paper's signal.
+    """
+    fixed_on, rows = (
+        [row_of(read_recorded(folder), guard, spread) for folder in runs] for runs in (calibration, folders)
+    )
     figures = summary(rows)
     content = {
         "study": "guard",
@@ -115,6 +160,7 @@ def write_guard_results(
         "spread": spread.model_dump(mode="json"),
         "summary": figures,
         "rows": rows,
+        "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
     }
     write_json_atomic(path, content)
     return figures

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
 from rewarddance.config.training import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rewarddance.core.errors import RewardDanceError
 from rewarddance.core.files import sha256_of
@@ -21,12 +22,15 @@ from rewarddance.lab.comparisons import LabData, Split
 from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.loading import load_reward_model, new_reward_model
 from rewarddance.rewards.protocol import RewardKind, RewardModel
+from rewarddance.rewards.reasoned_judging import ReasonedJudge
+from rewarddance.rewards.reasoning_settings import ReasoningSettings
 from rewarddance.training.reward_model import train_reward_model
 from rewarddance.training.run import StepReport
 
 TEST_SPLITS: tuple[Split, ...] = ("test_in", "test_out")
 SPLIT_NAMES = {"test_in": "in domain", "test_out": "out of domain"}
 MIN_GOLD_DIFFERENCE = 0.1
+REASONED_NAME = "reasoned"
 
 _LEARNING_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-4}
 
@@ -43,6 +47,10 @@ class LabRun:
         epochs: How often each comparison is seen, in one order at random.
         max_comparisons: Learn from fewer than there are; None for all.
         folder: Run directory.
+        instruction: Name of the criteria that it is asked by.
+        rationales: Folder with the same training comparisons and their rationales, which are then learned too; None
+            for the choices alone.
+        distillation: The teacher whose answers are learned too; None for none.
     """
 
     base: Path
@@ -52,15 +60,25 @@ class LabRun:
     folder: Path
     epochs: int = 2
     max_comparisons: int | None = None
+    instruction: str = "none"
+    rationales: Path | None = None
+    distillation: DistillationConfig | None = None
 
 
 def training_config(run: LabRun, data: LabData) -> TrainConfig:
     """The run as a config, which the run directory keeps."""
     return TrainConfig(
-        model=ModelConfig(base=str(run.base), kind=run.kind, instruction="none"),
-        data=DataConfig(train=data.folder, evaluation_split="validation", max_comparisons=run.max_comparisons),
+        model=ModelConfig(base=str(run.base), kind=run.kind, instruction=run.instruction),
+        data=DataConfig(
+            train=run.rationales or data.folder,
+            evaluation=data.folder if run.rationales else None,
+            evaluation_split="validation",
+            max_comparisons=run.max_comparisons,
+        ),
         optimizer=OptimizerConfig(learning_rate=_LEARNING_RATES[run.size], weight_decay=0.02),
         loss=LossConfig(),
+        rationale=RationaleConfig() if run.rationales else None,
+        distillation=run.distillation,
         batch_size=32,
         epochs=run.epochs,
         orders="random",
@@ -80,7 +98,7 @@ def learn(run: LabRun, data: LabData, on_step: Callable[[StepReport], None] | No
     if (finished / RECORD_NAME).is_file():
         return load_reward_model(finished)
     config = training_config(run, data)
-    model = new_reward_model(run.base, run.kind, seed=run.seed, instruction="none")
+    model = new_reward_model(run.base, run.kind, seed=run.seed, instruction=run.instruction)
     result = train_reward_model(config, model, resume=(run.folder / "config.yaml").is_file(), on_step=on_step)
     if not result.is_finished:
         raise RewardDanceError(f"{run.folder} was stopped before its end; the same command again continues it")
@@ -103,24 +121,27 @@ def measure(
     folder: Path,
     name: str,
     on_judged: Callable[[int], None] | None = None,
+    reasoning: ReasoningSettings | None = None,
 ) -> PreferenceReport:
     """Evaluate the model of a run on both test splits, in both orders, against gold.
 
-    Answers and report are kept in `folder`, the run directory.
+    Answers and report are kept in `folder`, the run directory; in `reasoned/` of it when reasons are asked for.
 
     The figures of a split stand in `report.facets["split"]`.
     """
     comparisons = ComparisonSet.open(data.folder)
     asked = [(split, comparison) for split in TEST_SPLITS for comparison in comparisons.select(split=split)]
-    folder.mkdir(parents=True, exist_ok=True)
+    place = folder if reasoning is None else folder / REASONED_NAME
+    place.mkdir(parents=True, exist_ok=True)
+    digest = model_digest(folder / "model")
     report = evaluate(
-        model,
+        model if reasoning is None else ReasonedJudge(model, reasoning),
         [comparison for _, comparison in asked],
         gold=[data.gold_difference(comparison.id) for _, comparison in asked],
         facets={"split": [SPLIT_NAMES[split] for split, _ in asked]},
-        rows_path=folder / ROWS_NAME,
-        fingerprint=model_digest(folder / "model"),
+        rows_path=place / ROWS_NAME,
+        fingerprint=digest if reasoning is None else f"{digest} {reasoning}",
         on_progress=None if on_judged is None else lambda done, _: on_judged(done),
     )
-    write_evaluation(folder, report, Provenance(name=name, model=name, data=str(data.folder)))
+    write_evaluation(place, report, Provenance(name=name, model=name, data=str(data.folder)))
     return report

@@ -102,8 +102,30 @@ def run_study(
         on_done: Called with the number of finished runs.
     """
     for seed in settings.seeds:
-        _data(settings, seed)
-    return make_all(partial(_make, settings), runs_of(study, settings), settings.jobs, on_done)
+        study_data(settings, seed)
+    return make_all(partial(make_run, settings), runs_of(study, settings), settings.jobs, on_done)
+
+
+def make_run(settings: StudySettings, run: StudyRun) -> dict[str, Any]:
+    """One run in a process of its own; its row is kept as `row.json`."""
+    torch.set_num_threads(1)
+    folder = settings.folder / run.name
+    kept = folder / "row.json"
+    if kept.is_file():
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    data = study_data(settings, run.seed)
+    lab_run = LabRun(lab_base(run.size), run.size, run.kind, run.seed, folder, max_comparisons=run.comparisons)
+    report = measure(learn(lab_run, data), data, folder, run.name)
+    row = {**asdict(run), **{split: figures(report.facets["split"][SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
+    write_json_atomic(kept, row)
+    return row
+
+
+def study_data(settings: StudySettings, seed: int) -> LabData:
+    """The comparisons of a seed, drawn if they are not there yet."""
+    folder = settings.folder / f"data-{seed}"
+    return open_drawn(folder) or draw_comparisons(folder, dict(settings.counts), seed)
 
 
 def figures(group: GroupReport) -> dict[str, Any]:
@@ -171,24 +193,3 @@ def _table_rows(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
         ]
         two_orders = over_seeds([row["test_in"]["share_inconsistent_two_orders"] for row in same])
         yield [*map(str, cell), str(len(same)), *accuracy, *orders, two_orders]
-
-
-def _make(settings: StudySettings, run: StudyRun) -> dict[str, Any]:
-    """One run in a process of its own; its row is kept as `row.json`."""
-    torch.set_num_threads(1)
-    folder = settings.folder / run.name
-    kept = folder / "row.json"
-    if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
-        return row
-    data = _data(settings, run.seed)
-    lab_run = LabRun(lab_base(run.size), run.size, run.kind, run.seed, folder, max_comparisons=run.comparisons)
-    report = measure(learn(lab_run, data), data, folder, run.name)
-    row = {**asdict(run), **{split: figures(report.facets["split"][SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
-    write_json_atomic(kept, row)
-    return row
-
-
-def _data(settings: StudySettings, seed: int) -> LabData:
-    folder = settings.folder / f"data-{seed}"
-    return open_drawn(folder) or draw_comparisons(folder, dict(settings.counts), seed)

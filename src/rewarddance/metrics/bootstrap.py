@@ -183,6 +183,47 @@ def paired_difference(
     )
 
 
+def bootstrap_ratio(
+    numerators: Float[ndarray, " comparisons"],
+    denominators: Float[ndarray, " comparisons"],
+    clusters: Int[ndarray, " comparisons"],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Ratio of two means over the same comparisons, such as the share of one model's gain that another model keeps.
+
+    Args:
+        numerators: One value a comparison; a comparison that is NaN in either is left out.
+        denominators: Likewise, in the same order.
+        clusters: Number of the prompt of each comparison.
+        rng: Draws the clusters.
+        resamples: How many times.
+        level: Share of intervals that are to hold the true ratio.
+
+    Returns:
+        The ratio with its percentile interval; without ends when the interval of the denominators' mean reaches down
+        to 0, because the ratio says nothing then.
+
+    Raises:
+        ValueError: No comparison is known, or the mean of the denominators is 0.
+    """
+    is_known = ~(np.isnan(numerators) | np.isnan(denominators))
+    above = _grouped(np.where(is_known, numerators, np.nan), clusters)
+    below = _grouped(np.where(is_known, denominators, np.nan), clusters)
+    if below.mean == 0:
+        raise ValueError("There is no ratio to a mean of 0.")
+    estimate, n, n_clusters = above.mean / below.mean, int(above.counts.sum()), len(above.counts)
+    drawn = rng.integers(n_clusters, size=(resamples, n_clusters))
+    sums = below.sums[drawn].sum(axis=1)
+    if n_clusters < 2 or np.quantile(sums, (1 - level) / 2) <= 0:
+        return Interval(estimate, None, None, level, n, n_clusters)
+    ratios = above.sums[drawn].sum(axis=1)[sums > 0] / sums[sums > 0]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level, n, n_clusters)
+
+
 def mcnemar_exact(n_first_only: int, n_second_only: int) -> float:
     """Two-sided exact McNemar test: are the comparisons that only one model gets right split evenly?
 

@@ -1,0 +1,229 @@
+"""Study of reasoning: what rationales teach, what reasons at judgement add, and what a one-token student keeps of it.
+
+Four ways of judging, learned from the same comparisons and the same base: without rationales; with the lab teacher's
+true rationales, answering at once; the same model, answering after its own reasons, averaged over samples; and a
+student that learns those answers and gives one token. Fewer comparisons make the learning curve.
+
+Source:
+    RewardDance, arXiv:2509.08826, section 3.3 and Table 9 (fine-tuning with rationales, decision first).
+    Z-Reward, arXiv:2606.09076 (RISD): reasons before the answer, distilled into one token.
+    Differs: accuracy against gold instead of human scores of a tuned generator. The lab's teacher reads pixels as gold
+    does, so that its rationales tell more than the noisy choices: the gain is that of knowing reasons as well as of
+    giving them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rewarddance.config.reasoning import DistillationConfig
+from rewarddance.core.files import write_json_atomic
+from rewarddance.core.types import JudgementCost, JudgementRequest
+from rewarddance.data.comparisons import ComparisonSet
+from rewarddance.evaluation.evaluation_file import package_versions
+from rewarddance.evaluation.judgement_rows import ROWS_NAME, read_rows
+from rewarddance.lab.base_models import BaseSize, lab_base
+from rewarddance.lab.comparisons import LabData
+from rewarddance.lab.learning import (
+    MIN_GOLD_DIFFERENCE,
+    REASONED_NAME,
+    SPLIT_NAMES,
+    TEST_SPLITS,
+    LabRun,
+    learn,
+    measure,
+)
+from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain, share_kept
+from rewarddance.lab.processes import make_all
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
+from rewarddance.lab.teacher import LabTeacher, lab_judge
+from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.reasoning_settings import ReasoningSettings
+from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTeacher, make_rationales
+
+WayName = Literal["plain", "answer_first", "reason_first", "student"]
+
+WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student")
+CURVE_SIZE: BaseSize = "micro"
+CURVE = (500, 1000, 2000)
+SAMPLES, MAX_TOKENS = 4, 96
+"""Rationales of a question, and tokens of the longest: the teacher's are 35 tokens on average, and hardly ever 90."""
+
+_COSTED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningCell:
+    """Three models from the same comparisons: plain, with rationales, and its student."""
+
+    size: BaseSize
+    comparisons: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder name of its runs."""
+        return f"{self.size}-{self.comparisons}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningStudy:
+    """How the study is run.
+
+    Attributes:
+        folder: Where its own runs go; finished ones there are not made again.
+        runs: Folder, data and seeds of `lab study paradigms` and `learning_curve`, whose pairwise models are the plain
+            ones.
+        cells: Which models.
+        max_tokens: Longest rationale at judgement.
+    """
+
+    folder: Path
+    runs: StudySettings
+    cells: tuple[ReasoningCell, ...]
+    max_tokens: int = MAX_TOKENS
+
+    def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
+        """Run directory of the model that judges in a way."""
+        if way == "plain":
+            return self.runs.folder / f"{cell.size}-pairwise-{cell.comparisons}-{cell.seed}"
+        return self.folder / cell.name / ("student" if way == "student" else "rationales")
+
+    def answers(self, cell: ReasoningCell, way: WayName) -> Path:
+        """What was answered in a way."""
+        folder = self.run_folder(cell, way)
+        return (folder / REASONED_NAME if way == "reason_first" else folder) / ROWS_NAME
+
+    def rationales(self, seed: int) -> Path:
+        """The training comparisons of a seed with their rationales."""
+        return self.folder / f"rationales-{seed}"
+
+    def reasoning(self, seed: int) -> ReasoningSettings:
+        """How reasons are asked for."""
+        return ReasoningSettings("reason_first", SAMPLES, temperature=1.0, max_tokens=self.max_tokens, seed=seed)
+
+
+def reasoning_cells(seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES) -> tuple[ReasoningCell, ...]:
+    """Every size on all comparisons and one size on fewer; those of the first seed first."""
+    whole = [(size, COUNTS["train"]) for size in sizes]
+    curve = [(CURVE_SIZE, count) for count in reversed(CURVE)]
+    return tuple(ReasoningCell(size, count, seed) for seed in seeds for size, count in (*whole, *curve))
+
+
+def run_reasoning(study: ReasoningStudy, on_done: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+    """Make every cell that is not finished; one row a cell and way, in their order."""
+    for seed in dict.fromkeys(cell.seed for cell in study.cells):
+        write_rationales(study, seed)
+    made = make_all(partial(learn_and_reason, study), study.cells, study.runs.jobs, on_done)
+    return [row for rows in made for row in rows]
+
+
+def write_rationales(study: ReasoningStudy, seed: int) -> None:
+    """Let the lab's teacher explain the training choices of a seed; what convinces the lab's reader is kept."""
+    folder = study.rationales(seed)
+    if (folder / SUMMARY_NAME).is_file():
+        return
+    teacher = LabTeacher(seed=seed)
+    comparisons = ComparisonSet.open(study_data(study.runs, seed).folder).select(split="train")
+    make_rationales(comparisons, folder, NamedTeacher(teacher.name, teacher), NamedJudge("lab:gold", lab_judge))
+
+
+def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[str, Any]]:
+    """One cell in a process of its own; its rows, one a way, are kept as `rows.json`."""
+    torch.set_num_threads(1)
+    kept = study.folder / cell.name / "rows.json"
+    if kept.is_file():
+        stored: list[dict[str, Any]] = json.loads(kept.read_text())
+        return stored
+    data = study_data(study.runs, cell.seed)
+    rows = [_row(study, cell, way, data) for way in WAYS]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(kept, rows)
+    return rows
+
+
+def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write `reasoning.json`: a summary by size, number of comparisons and way, and every row; returns the summary."""
+    summary: dict[str, Any] = {}
+    for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
+        cells = [cell for cell in study.cells if (cell.size, cell.comparisons) == (size, count)]
+        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in cells} for way in WAYS}
+        summary.setdefault(size, {})[str(count)] = ways_summary(answers)
+    content = {
+        "study": "reasoning",
+        "command": "rewarddance lab study reasoning",
+        "versions": package_versions(),
+        "split_sizes": dict(study.runs.counts),
+        "min_gold_difference": MIN_GOLD_DIFFERENCE,
+        "samples": SAMPLES,
+        "max_tokens": study.max_tokens,
+        "rationales": {
+            seed: json.loads((study.rationales(seed) / SUMMARY_NAME).read_text())
+            for seed in dict.fromkeys(cell.seed for cell in study.cells)
+        },
+        "summary": summary,
+        "rows": list(rows),
+    }
+    write_json_atomic(path, content)
+    return summary
+
+
+def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
+    """Accuracy of every way, its gain over `plain`, and the share of the gain of `reason_first` that the student keeps.
+
+    Args:
+        answers: Of every way, by seed.
+    """
+    plain = answers["plain"]
+    summary: dict[str, Any] = {
+        way: {split: accuracy_and_gain(plain, answers[way], split) for split in TEST_SPLITS} for way in WAYS
+    }
+    summary["share_of_gain_that_the_student_keeps"] = {
+        split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
+    }
+    return summary
+
+
+def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData) -> dict[str, Any]:
+    folder = study.run_folder(cell, way)
+    reasoning = study.reasoning(cell.seed) if way == "reason_first" else None
+    model = learn(_run(study, cell, way), data)
+    parts = measure(model, data, folder, f"{cell.name}-{way}", reasoning=reasoning).facets["split"]
+    return {
+        **asdict(cell),
+        "way": way,
+        **{split: figures(parts[SPLIT_NAMES[split]]) for split in TEST_SPLITS},
+        "cost": asdict(_cost(model, data, reasoning)),
+        "teacher_generated_tokens": (model.training or {}).get("teacher_generated_tokens", 0),
+    }
+
+
+def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
+    taught = None
+    if way == "student":
+        teacher = study.run_folder(cell, "reason_first") / "model"
+        taught = DistillationConfig(teacher=teacher, samples=SAMPLES, max_tokens=study.max_tokens)
+    return LabRun(
+        lab_base(cell.size),
+        cell.size,
+        "pairwise",
+        cell.seed,
+        study.run_folder(cell, way),
+        max_comparisons=cell.comparisons,
+        rationales=study.rationales(cell.seed) if way in ("answer_first", "reason_first") else None,
+        distillation=taught,
+    )
+
+
+def _cost(model: RewardModel, data: LabData, reasoning: ReasoningSettings | None) -> JudgementCost:
+    """Of the first comparisons of the test in both orders, asked anew: kept answers do not tell what they took."""
+    asked = ComparisonSet.open(data.folder).select(split="test_in")
+    first = [asked[place] for place in range(min(_COSTED, len(asked)))]
+    requests = [JudgementRequest(one.prompt, one.second, one.first) for one in first]
+    judged = model.judge(requests, "two", reasoning=reasoning)
+    return sum((one.cost for one in judged if one.cost is not None), JudgementCost())
