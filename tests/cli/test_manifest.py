@@ -201,3 +201,18 @@ def test_a_manifest_that_is_not_text_is_refused(tmp_path: Path):
 
     with pytest.raises(DataError, match="UTF-8"):
         Manifest.open(tmp_path / "rows.jsonl", None, "model")
+
+
+@pytest.mark.parametrize("name", ["prompt", "candidate", "reference_image", "id"])
+def test_half_a_character_fails_its_own_row_alone(tmp_path: Path, name: str):
+    # JSON can name one half of a surrogate pair; written out again, it would end the job at this row for ever.
+    rows = [{"prompt": "a", "candidate": "a.png", "id": "1"}, {"prompt": "b", "candidate": "b.png", "id": "2"}]
+    rows[0][name] = "x\ud800"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    judge_manifest(PromptLengthJudge, Manifest.open(path, None, "model"), tmp_path / "out.jsonl", 2)
+
+    written = lines_of(tmp_path / "out.jsonl")
+    assert [line["status"] for line in written] == ["failed", "ok"]
+    assert f"{name!r} holds half a character" in written[0]["message"]

@@ -282,6 +282,14 @@ def test_clips_over_a_limit_are_refused(tmp_path: Path) -> None:
         load_frames(clip, 2, MediaLimits(max_frames=11))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi", ".mkv"])
+def test_frames_are_counted_where_the_header_does_not_say_how_many_there_are(tmp_path: Path, suffix: str) -> None:
+    clip = write_clip(tmp_path / f"clip{suffix}")
+    assert inspect_media(clip, MediaLimits(max_frames=12), counts_frames=True).frames == 12
+    with pytest.raises(OversizedMediaError, match="limit of 11"):
+        inspect_media(clip, MediaLimits(max_frames=11), counts_frames=True)
+
+
 def test_a_truncated_clip_is_a_media_error(tmp_path: Path) -> None:
     for suffix in (".mp4", ".webm", ".avi"):
         whole = write_clip(tmp_path / f"clip{suffix}", frames=12).read_bytes()

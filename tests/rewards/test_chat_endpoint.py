@@ -6,7 +6,7 @@ import pytest
 
 from rewarddance.core.errors import UsageError
 from rewarddance.rewards.chat_endpoint import ChatEndpoint, ChatRequest, EndpointSettings
-from rewarddance.rewards.chat_replies import ChatFailure, ChatReply, FailureKind
+from rewarddance.rewards.chat_replies import ChatFailure, ChatReply, FailureKind, read_reply
 from tests.chat_server import ChatServer, chat_server, says
 
 SECRET = "sk-a-secret-of-the-tests"
@@ -232,3 +232,12 @@ def test_images_travel_as_png_files(server):
         "type": "image_url",
         "image_url": {"url": "data:image/png;base64,iVBORyBieXRlcw=="},
     }
+
+
+def test_a_log_probability_of_any_length_is_malformed_and_no_mistake_of_ours():
+    body = b'{"choices": [{"message": {"content": "yes"}, "logprobs": {"content": [{"token": "yes", "logprob": -%s, '
+    body += b'"top_logprobs": [{"token": "yes", "logprob": -0.1}, {"token": "no", "logprob": -%s}]}]}}]}'
+    found = read_reply(body % (b"9" * 400, b"9" * 400), wants_log_probabilities=True, must_finish=False)
+
+    assert isinstance(found, ChatFailure)
+    assert found.kind is FailureKind.MALFORMED

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from rewarddance.core.types import JudgementRequest
+from rewarddance.rewards.backbones.kept_states import bytes_on_gpu
 from rewarddance.rewards.backbones.loading import load_backbone
 from rewarddance.rewards.backbones.protocol import EncodedQuestion
 from rewarddance.rewards.backbones.scoring_engine import ScoringEngine
@@ -297,3 +298,8 @@ def test_kept_states_of_one_precision_are_not_used_in_another(backbone_of: Backb
 
 def test_an_engine_is_made_for_every_backbone(backbone_of: BackboneOf):
     assert isinstance(backbone_of("internvl").engine, ScoringEngine)
+
+
+@pytest.mark.parametrize(("total", "kept"), [(141 * 2**30, 4 * 2**30), (64 * 2**30, 4 * 2**30), (8 * 2**30, 2**29)])
+def test_a_small_gpu_is_not_filled_with_what_is_kept(total: int, kept: int):
+    assert bytes_on_gpu(total) == kept

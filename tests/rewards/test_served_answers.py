@@ -81,3 +81,17 @@ def test_what_is_no_spelling_of_an_answer_does_not_count(token: str):
     listed = [*chances(no=0.5), TokenChance(token, math.log(0.5))]
 
     assert isinstance(served_answer(listed, None, tolerance=100.0), ChatFailure)
+
+
+def test_the_token_that_was_drawn_is_no_ceiling_for_tokens_outside_the_list():
+    # Of two likeliest tokens and the one that was drawn, which has 1e-9: spellings of no between them are not listed.
+    listed = chances(yes=0.8, no=0.02, maybe=1e-9)
+
+    assert isinstance(served_answer(listed, None, tolerance=0.01), ChatFailure)
+
+
+def test_a_spelling_that_is_listed_as_impossible_is_not_missing():
+    listed = [*by_id({1: 0.5, 3: 0.05}), TokenChance("token_id:2", -9999.0), TokenChance("token_id:4", -3.0)]
+
+    # Everything that was asked for is there, so what is not listed moves nothing.
+    assert served_answer(listed, ANSWERS, tolerance=0.0).uncertainty == 0.0

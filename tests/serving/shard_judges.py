@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from rewarddance.core.errors import ModelError
 from rewarddance.core.types import Judgement, JudgementRequest, Status
 from rewarddance.serving.manifest import Judge
+
+_lost: list[str] = []
 
 
 def judge_by_length(
     requests: Sequence[JudgementRequest], seconds: float = 0.0, log: Path | None = None
 ) -> list[Judgement]:
-    """A prompt with "poison" kills the process, "broken" is an error of the machine, and "bad" cannot be read."""
+    """A prompt with "poison" kills the process, "broken" is an error of the machine, and "bad" cannot be read.
+
+    "illegal" is an error after which nothing works in this process any more.
+    """
     if log is not None:
         with log.open("a") as file:
             file.write(f"{os.getpid()} {' '.join(request.prompt for request in requests)}\n")
@@ -23,6 +30,9 @@ def judge_by_length(
         time.sleep(seconds)
         if "poison" in request.prompt:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "illegal" in request.prompt or _lost:
+            _lost.append(request.prompt)
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if "broken" in request.prompt:
             raise RuntimeError("out of memory at 0x7f00")
     return [

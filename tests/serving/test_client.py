@@ -1,6 +1,7 @@
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ def closed_clients() -> Iterator[None]:
 
 FAST = ClientSettings(attempts=4, timeout_seconds=2.0, back_off_seconds=0.01, max_back_off_seconds=0.05, concurrency=4)
 GOOD = {"score": 0.75, "reward": 1.1, "order_gap": 0.1, "leaked_mass": None, "instruction": "overall", "model": "m"}
+HUGE = json.dumps(GOOD | {"reward": 10**400}).encode()
 REQUEST = JudgementRequest("a cat", png(), png("blue"), id="7")
 
 
@@ -118,7 +120,7 @@ def relay(here, number: int, request_id: str | None, seen: Sequence[Any]):
     return None if number == 1 else (reply.status, reply.body, {})
 
 
-@pytest.mark.parametrize("hostile", [b"", b"not json", b"[" * 100_000, b"[1]", b'{"score": 1}'])
+@pytest.mark.parametrize("hostile", [b"", b"not json", b"[" * 100_000, b"[1]", b'{"score": 1}', HUGE])
 def test_an_answer_that_is_no_score_is_a_failure(hostile: bytes):
     with serving(lambda n, _: (200, hostile, {})) as (url, _):
         judgement = client_of(url).judge([REQUEST])[0]
@@ -280,3 +282,58 @@ def test_a_failed_judgement_is_raised_and_never_zero(shape: str):
 def test_counts_that_differ_are_refused():
     with pytest.raises(UsageError, match="2 images, 1 prompts"):
         TrainerReward(Recorder())([HALF_RED, HALF_RED], ["a"])
+
+
+class _Forgetful(http.server.BaseHTTPRequestHandler):
+    """Keeps a connection open for 0.2 seconds."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 0.2
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(0.05)  # so that requests which are sent together need a connection each
+        data = json.dumps(GOOD).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_connections_that_the_service_has_closed_meanwhile_cost_no_tries():
+    once = ClientSettings(attempts=1, timeout_seconds=5.0, concurrency=4)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            client = client_of(f"http://127.0.0.1:{server.server_address[1]}", settings=once)
+            before = client.judge([REQUEST] * 4)
+            kept = client._connections.qsize()
+            time.sleep(0.6)
+            after = client.judge([REQUEST])
+        finally:
+            server.shutdown()
+            thread.join()
+
+    assert kept > 1
+    assert [judgement.status for judgement in [*before, *after]] == [Status.OK] * 5
+
+
+def test_an_image_that_is_no_png_is_named_as_what_is_wrong():
+    judgement = client_of("http://127.0.0.1:9").judge([JudgementRequest("a", Image.new("CMYK", (4, 4)), png())])[0]
+
+    assert judgement.status is Status.UNREADABLE_MEDIA
+    assert "CMYK" in str(judgement.message)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [HALF_RED[None] * 255, (HALF_RED[None] * 255).long(), HALF_RED.numpy()[None].astype(np.int64)],
+    ids=["floats to 255", "whole numbers", "array of whole numbers"],
+)
+def test_numbers_that_would_come_out_white_are_refused(images):
+    with pytest.raises(UsageError, match="give bytes"):
+        pictures(images)

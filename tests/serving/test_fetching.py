@@ -207,3 +207,63 @@ def test_a_host_that_drips_meets_the_deadline(fetcher: Fetcher):
         replace(fetcher, seconds=0.3).fetch("http://media.example.org/drip")
 
     assert time.monotonic() - start < 3
+
+
+def answering(write) -> Iterator[int]:
+    """A site that reads a request and then writes as it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                try:
+                    connection.recv(65_536)
+                    write(connection)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def drip_head(connection: socket.socket) -> None:
+    for letter in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 60:
+        connection.send(bytes([letter]))
+        time.sleep(0.05)
+
+
+def drip_noise(connection: socket.socket) -> None:
+    """In the middle of what should be a handshake."""
+    connection.send(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB is announced
+    for _ in range(60):
+        connection.send(b"x")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("scheme", "write"), [("http", drip_head), ("https", drip_noise)])
+def test_a_head_or_a_handshake_that_drips_meets_the_deadline(fetcher: Fetcher, scheme: str, write):
+    with contextmanager(answering)(write) as port:
+        slow = replace(
+            fetcher,
+            seconds=0.3,
+            connect=lambda address, _, seconds: socket.create_connection(("127.0.0.1", port), seconds),
+        )
+        start = time.monotonic()
+        with pytest.raises(RefusedError, match="could not be fetched"):
+            slow.fetch(f"{scheme}://media.example.org/a.png")
+
+        assert time.monotonic() - start < 2
+
+
+def test_an_answer_that_is_shorter_than_it_says_is_no_medium(fetcher: Fetcher):
+    def write(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 99)
+
+    with contextmanager(answering)(write) as port:
+        cut = replace(
+            fetcher, connect=lambda address, _, seconds: socket.create_connection(("127.0.0.1", port), seconds)
+        )
+        with pytest.raises(RefusedError, match="could not be fetched"):
+            cut.fetch("http://media.example.org/a.png")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 
+import av
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -150,3 +152,20 @@ def test_what_is_no_image_is_refused_without_the_words_of_a_decoder(data: bytes)
 
     assert caught.value.body["error"]["message"] == "a medium cannot be decoded"
     assert caught.value.__cause__ is None
+
+
+def test_a_clip_that_does_not_say_how_long_it_is_has_its_frames_counted():
+    # Matroska declares no number of frames; believed, 601 of them would be decoded in the engine's only thread.
+    file = BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8), format="rgb24")
+        for _ in range(LIMITS.max_frames + 1):
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+    with pytest.raises(RefusedError, match="more bytes, pixels or frames"):
+        read_medium(data_uri(file.getvalue()), {}, LIMITS, Fetcher(), "candidate")
+    one_more = replace(LIMITS, max_frames=LIMITS.max_frames + 1)
+    assert read_medium(data_uri(file.getvalue()), {}, one_more, Fetcher(), "candidate") == file.getvalue()

@@ -1,5 +1,6 @@
 """The program itself, stopped by a signal."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -7,10 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from rewarddance.serving.engine import Engine
+from rewarddance.serving.limits import ServiceLimits
+from rewarddance.serving.server import listening_socket, run_service, serve_on
+from rewarddance.serving.service import Service
 from tests.cli.command_line import error_of
-from tests.serving.stand_in import judge_body
+from tests.serving.stand_in import StandInModel, engine_of, judge_body
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +89,41 @@ def test_an_open_address_without_token_is_bad_usage(capsys, monkeypatch):
 
 def test_a_wildcard_is_no_host_to_fetch_from(capsys):
     assert "is no host" in error_of(capsys, "serve", "lab:small", "--allow-host", "*.example.org", code=2)
+
+
+def test_a_model_that_cannot_be_loaded_for_whatever_reason_ends_the_service():
+    def load() -> Engine:
+        raise KeyError("no such architecture")
+
+    service = Service(load, ServiceLimits(drain_seconds=0.0))
+    with listening_socket("127.0.0.1", 0) as listener, pytest.raises(KeyError, match="no such architecture"):
+        run_service(service, listener, None)
+
+
+def test_whoever_stops_the_service_is_told_how_before_the_first_request_is_taken():
+    # A SIGTERM in the first moments would otherwise meet the handlers of uvicorn, or none.
+    found: list[tuple[int, object]] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        def started(stop: Callable[[], None]) -> None:
+            found.append((len(asyncio.all_tasks()), stop))
+            asyncio.get_running_loop().call_later(0.2, check)
+
+            def again() -> None:
+                stop()
+                stop()
+
+            asyncio.get_running_loop().call_later(0.4, again)
+
+        def check() -> None:
+            found.append((0, signal.getsignal(signal.SIGTERM)))
+
+        service = Service(lambda: engine_of(StandInModel()), ServiceLimits(drain_seconds=0.0))
+        with listening_socket("127.0.0.1", 0) as listener:
+            await serve_on(service, listener, None, started)
+
+    asyncio.run(main())
+    # Three tasks were there and none had begun: this one, the server and the sweeper. uvicorn's handlers never came.
+    assert found[0][0] == 3
+    assert found[1] == (0, before)

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from rewarddance.serving.fetching import Fetcher, Origin
 from rewarddance.serving.limits import ServiceLimits
 from tests.serving.stand_in import Running, StandInModel, data_uri, judge_body, png, running
 
@@ -283,3 +285,62 @@ def test_a_draining_service_answers_what_it_took_and_takes_nothing_new():
         assert (ready.status, ready.code, new.code) == (503, "draining", "draining")
         assert (answer.status, answer.body["reward"]) == (200, 5.0)
         assert not here.thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "a", "candidate": "b", "reference_images": [' + b"1," * 500_000 + b"1]}",
+        b'{"prompt": "a", "candidate": "b"' + b"".join(b',"%x":1' % number for number in range(200_000)) + b"}",
+    ],
+    ids=["a long list", "many names"],
+)
+def test_a_body_of_many_small_mistakes_costs_no_more_than_one_of_few(served: Running, body: bytes):
+    # Each mistake would get a description of about a kilobyte: this body takes many seconds without the bound.
+    start = time.process_time()
+    reply = served.ask("POST", "/v1/judge", body, {"content-type": "application/json"})
+
+    assert (reply.status, reply.code) == (400, "invalid_request")
+    assert time.process_time() - start < 1
+
+
+def test_a_prompt_of_commas_is_a_prompt(served: Running):
+    assert served.post("/v1/judge", judge_body("," * 8_000)).status == 200
+
+
+def test_media_that_were_fetched_are_paid_for_out_of_the_common_budget():
+    # Five media of 600 KiB, which the small body only names, do not fit into a budget of 2 MiB.
+    class Site(Fetcher):
+        def fetch(self, address: str) -> bytes:
+            return png() + bytes(600 * 1_024)
+
+    limits = ServiceLimits(max_buffered_bytes=2 * 2**20, drain_seconds=0.0)
+    address = "http://media.example.org/a.png"
+    with running(limits=limits, fetcher=Site(frozenset({Origin.parse("http://media.example.org")}))) as here:
+        few = here.post("/v1/judge", {"prompt": "a", "candidate": address, "reference_images": [address]})
+        many = here.post("/v1/judge", {"prompt": "a", "candidate": address, "reference_images": [address] * 4})
+        assert here.service._budget.held == 0
+
+    assert (few.status, many.status, many.code) == (200, 429, "busy")
+
+
+class LostDevice(StandInModel):
+    """Its first batch fails as an illegal access on a GPU does."""
+
+    def judge(self, requests, order_mode=None):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_service_that_lost_its_device_is_not_healthy():
+    with running(LostDevice()) as here:
+        healthy = here.get("/health")
+        failed = here.post("/v1/judge", judge_body())
+        broken = here.get("/health")
+
+    assert (healthy.status, failed.code, broken.status, broken.code) == (200, "engine_failed", 500, "engine_failed")
+
+
+def test_a_failure_of_one_request_leaves_the_service_healthy(served: Running):
+    served.post("/v1/judge", judge_body("explode"))
+
+    assert served.get("/health").status == 200

@@ -1,11 +1,12 @@
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from rewarddance.cli.manifest import judge_manifest
 from rewarddance.cli.manifest_job import Workers, judge_in_shards
 from rewarddance.core.errors import DataError, RewardDanceError, UsageError
+from rewarddance.serving.local_workers import _Pool, _Worker
 from rewarddance.serving.manifest import Manifest
 from rewarddance.serving.shards import ShardJob, judge_shard, judge_shard_persistently, merge_shards
 from tests.serving.shard_judges import die_loading, judge_by_length, load_judge, load_nothing
@@ -285,3 +287,26 @@ def test_ten_runs_with_kills_lose_and_double_nothing(tmp_path: Path, seed: int):
 
     assert [line["row"] for line in lines] == list(range(120))
     assert {line["status"] for line in lines} == {"ok"}
+
+
+def test_an_error_that_leaves_the_device_unusable_blames_no_row_that_comes_after_it(tmp_path: Path):
+    # In the process that had the illegal access everything fails; in the next one only its own row does.
+    manifest = write_rows(tmp_path, ["a", "illegal", "c", "d", "e", "f"])
+    summary = judge_in_shards(load_judge, manifest, tmp_path / "out.jsonl", crew(1))
+
+    assert [line["status"] for line in lines_of(tmp_path / "out.jsonl")] == ["ok", "failed", "ok", "ok", "ok", "ok"]
+    assert summary.failed == 1
+
+
+def test_a_worker_that_died_since_its_last_message_is_replaced(tmp_path: Path):
+    here, there = multiprocessing.Pipe()
+    there.close()
+    worker = _Worker(multiprocessing.Process(), here, is_loaded=True)
+    pool = _Pool(job_of(tmp_path, ["a"]), load_judge, "s", deque([0]), [worker])
+
+    pool.give(worker)
+
+    assert worker.shard == 0
+    with pytest.raises(EOFError):
+        here.recv()
+    here.close()

@@ -140,3 +140,18 @@ def test_work_that_is_cancelled_or_late_is_taken_out():
             await late
 
     assert run(scenario, limits=ServiceLimits(batch_wait_seconds=0.1)) == [1]
+
+
+def test_one_stalled_batch_does_not_close_the_service():
+    # The second batch sets the pace: 0.5 s a comparison, more than this client will wait.
+    pauses = iter([0.0, 0.5, 0.0, 0.0])
+
+    def stalled(works: Sequence[Work]):
+        time.sleep(next(pauses))
+        return [OK for _ in works]
+
+    async def scenario(queue: WorkQueue) -> None:
+        for seconds in (10, 10, 0.4, 0.4):
+            await queue.answer(work(), seconds)
+
+    assert run(scenario, stalled) == [1, 1, 1, 1]

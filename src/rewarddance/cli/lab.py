@@ -142,17 +142,17 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
 
 
 def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
-    from rewarddance.config.guard import GuardConfig, SpreadConfig
+    from rewarddance.config.guard import SpreadConfig
     from rewarddance.core.errors import UsageError
     from rewarddance.lab.alignment_study import FINISHED_NAME
-    from rewarddance.lab.guard_study import calibration_runs, write_guard_results
+    from rewarddance.lab.guard_study import LAB_GUARD, calibration_runs, write_guard_results
 
     folders = sorted(path.parent for path in (out / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
     if not folders:
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
     with progress("runs of another drawing, for thresholds", None) as show:
         calibration = calibration_runs(out, seeds, jobs, show)
-    print_json(write_guard_results(results / "guard.json", calibration, folders, GuardConfig(), SpreadConfig()))
+    print_json(write_guard_results(results / "guard.json", calibration, folders, LAB_GUARD, SpreadConfig()))
 
 
 def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:

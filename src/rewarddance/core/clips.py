@@ -56,7 +56,7 @@ class OpenClip:
 
     def frames(self, count: int) -> tuple[Image.Image, ...]:
         """Evenly spaced frames; see `rewarddance.core.media.load_frames`."""
-        total = self._count_packets()
+        total = self.count_frames()
         if self.declared_frames is not None and total < self.declared_frames * _TRUNCATED_SHARE:
             raise MediaError(f"{self.name}: truncated, {total} of {self.declared_frames} frames are there")
         positions = frame_positions(total, count)
@@ -68,7 +68,12 @@ class OpenClip:
         self.container.seek(0)
         return self._decode(frame_positions(decoded, count))[0]
 
-    def _count_packets(self) -> int:
+    def count_frames(self) -> int:
+        """Frames that are there, whatever the header says; reads the file through, and decodes nothing.
+
+        Raises:
+            MediaError: None, or over the limit.
+        """
         total = 0
         for packet in self.container.demux(self.stream):
             total += bool(packet.size) and not packet.is_discard

@@ -150,13 +150,16 @@ def load_frames(source: MediaSource, count: int, limits: MediaLimits = DEFAULT_L
             return tuple(_frame_at(image, index, name, limits) for index in frame_positions(frames, count))
 
 
-def inspect_media(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, full: bool = False) -> MediaFacts:
+def inspect_media(
+    source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, full: bool = False, counts_frames: bool = False
+) -> MediaFacts:
     """Check a file's header against the limits, in a millisecond and without decoding.
 
     Args:
         source: Where the image or clip is.
         limits: What is allowed.
         full: Decode it too, which alone finds truncated and damaged data; a clip is decoded to its last frame.
+        counts_frames: Count the frames of a clip, which takes longer: a header may declare too few, or nothing at all.
 
     Raises:
         MediaError: What `load_image` or `load_frames` would say.
@@ -168,7 +171,8 @@ def inspect_media(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, ful
     with _open_file(source, limits) as file:
         if _is_clip(file):
             with open_clip(file, name, limits.max_frames, limits.max_frame_pixels) as clip:
-                facts = MediaFacts(clip.format, clip.width, clip.height, clip.declared_frames, clip.fps)
+                frames = clip.count_frames() if counts_frames else clip.declared_frames
+                facts = MediaFacts(clip.format, clip.width, clip.height, frames, clip.fps)
         else:
             with _open_header(file, name, limits.max_pixels) as image:
                 frames = _count_frames(image, name, limits) if image.format in ("GIF", "WEBP") else 1

@@ -204,9 +204,11 @@ def _chance(entry: object) -> TokenChance | None:
     value = entry.get("logprob") if isinstance(entry, Mapping) else None
     if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if math.isnan(value) or value > _CERTAIN:
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
         return None
-    return TokenChance(token, float(value))
+    return None if math.isnan(number) or number > _CERTAIN else TokenChance(token, number)
 
 
 def _count(value: object) -> int | None:

@@ -47,9 +47,10 @@ def served_answer(
     """
     by_id = {chance.token: chance.log_probability for chance in chances if chance.token.startswith(_ID_PREFIX)}
     if by_id and answers is not None:
-        yes = _listed(by_id, [f"{_ID_PREFIX}{number}" for number in answers.yes_ids])
-        no = _listed(by_id, [f"{_ID_PREFIX}{number}" for number in answers.no_ids])
-        missing = (len(answers.yes_ids) - len(yes), len(answers.no_ids) - len(no))
+        names = [[f"{_ID_PREFIX}{number}" for number in ids] for ids in (answers.yes_ids, answers.no_ids)]
+        yes, no = (_listed(by_id, own) for own in names)
+        missing_yes, missing_no = (sum(name not in by_id for name in own) for own in names)
+        missing = (missing_yes, missing_no)
     else:
         yes, no = _spelled(chances, "yes"), _spelled(chances, "no")
         missing = (_missing(chances, "yes"), _missing(chances, "no"))
@@ -72,9 +73,10 @@ def _answer(
     yes: Sequence[float], no: Sequence[float], missing: tuple[int, int], listed: Sequence[float]
 ) -> ServedAnswer:
     log_yes, log_no = _log_sum(yes), _log_sum(no)
-    # A list of the likeliest tokens is a ceiling for every other one, and so is what is left of the mass.
+    # A list of the likeliest tokens is a ceiling for every other one, and so is what is left of the mass. One listed
+    # token is no such ceiling: the one that was drawn is listed too, however unlikely it was.
     left = max(0.0, 1.0 - math.fsum(math.exp(value) for value in listed)) + _ROUNDING
-    ceiling = min(math.exp(min(listed)), left)
+    ceiling = min([left, *(math.exp(value) for value in sorted(listed)[1:2])])
     gaps = [
         math.log1p(count * ceiling / math.exp(found)) if count else 0.0
         for count, found in zip(missing, (log_yes, log_no), strict=True)

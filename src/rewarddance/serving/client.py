@@ -145,7 +145,9 @@ class ScoringClient:
         try:
             body = _judge_body(request, order_mode)
         except OSError as error:
-            return Judgement(Status.UNREADABLE_MEDIA, message=f"{error.filename}: {error.strerror}", id=request.id)
+            # Pillow's words about an image that is no PNG name no file.
+            message = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+            return Judgement(Status.UNREADABLE_MEDIA, message=message, id=request.id)
         return _judgement(self._ask("/v1/judge", body), request)
 
     def _ask(self, route: str, body: Mapping[str, object]) -> _Reply:
@@ -175,24 +177,44 @@ class ScoringClient:
             headers["X-Request-Id"] = request_id
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
-        connection = self._connection()
+        target = urllib.parse.urlsplit(self.url).path.rstrip("/") + route
         try:
-            connection.request(method, urllib.parse.urlsplit(self.url).path.rstrip("/") + route, data, headers)
+            return self._exchange(self._connections.get_nowait(), method, target, data, headers)
+        except queue.Empty:
+            pass
+        except ConnectionError:
+            # The service closes connections that have been idle; all that were kept are as old. It says nothing about
+            # the service, so it is no try.
+            self.close()
+        except (OSError, http.client.HTTPException):
+            return _Reply(0, {})
+        try:
+            return self._exchange(self._new_connection(), method, target, data, headers)
+        except (OSError, http.client.HTTPException):
+            return _Reply(0, {})
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+    ) -> _Reply:
+        try:
+            connection.request(method, target, data, dict(headers))
             answer = connection.getresponse()
             text = answer.read()
-        except (OSError, http.client.HTTPException):
+        except BaseException:
             connection.close()
-            return _Reply(0, {})
+            raise
         self._connections.put(connection)
         return _Reply(answer.status, _object(text), _seconds(answer.headers.get("Retry-After")))
 
-    def _connection(self) -> http.client.HTTPConnection:
-        try:
-            return self._connections.get_nowait()
-        except queue.Empty:
-            found = urllib.parse.urlsplit(self.url)
-            make = http.client.HTTPSConnection if found.scheme == "https" else http.client.HTTPConnection
-            return make(str(found.hostname), found.port, timeout=self.settings.timeout_seconds)
+    def _new_connection(self) -> http.client.HTTPConnection:
+        found = urllib.parse.urlsplit(self.url)
+        make = http.client.HTTPSConnection if found.scheme == "https" else http.client.HTTPConnection
+        return make(str(found.hostname), found.port, timeout=self.settings.timeout_seconds)
 
 
 def _judge_body(request: JudgementRequest, order_mode: "OrderMode | None") -> dict[str, object]:
@@ -243,7 +265,13 @@ def _judgement(reply: _Reply, request: JudgementRequest) -> Judgement:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _are_numbers(values: object, count: int) -> bool:

@@ -5,13 +5,15 @@ until the request that causes it stands alone: it is refused, and its neighbours
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from rewarddance.core.media import MediaLimits
 from rewarddance.core.types import Judgement, Ranking, Status
 from rewarddance.rewards.instructions import instruction_names
+from rewarddance.serving.device_errors import has_lost_device
 from rewarddance.serving.refusals import RefusalCode, RefusedError
 from rewarddance.serving.work import ChatWork, JudgeWork, NextToken, RankWork, Work
 
@@ -41,12 +43,14 @@ class Engine:
         name: What answers call it; its fingerprint.
         instructions: Names of criteria that a request may ask for.
         media: Limits of every image of a chat completion.
+        lost_device: Set when the process cannot use its device any more: every request would fail from now on.
     """
 
     model: "RewardModel"
     name: str
     instructions: frozenset[str]
     media: MediaLimits
+    lost_device: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of(cls, model: "RewardModel", name: str, media: MediaLimits) -> "Engine":
@@ -71,11 +75,11 @@ class Engine:
         """One answer a work, in order; all works are of one lane."""
         match works[0]:
             case JudgeWork():
-                return _isolated(self._judge, [work for work in works if isinstance(work, JudgeWork)])
+                return self._isolated(self._judge, [work for work in works if isinstance(work, JudgeWork)])
             case RankWork():
-                return _isolated(self._rank, [work for work in works if isinstance(work, RankWork)])
+                return self._isolated(self._rank, [work for work in works if isinstance(work, RankWork)])
             case ChatWork():
-                return _isolated(self._chat, [work for work in works if isinstance(work, ChatWork)])
+                return self._isolated(self._chat, [work for work in works if isinstance(work, ChatWork)])
 
     def _judge(self, works: Sequence[JudgeWork]) -> list[Answer | RefusedError]:
         judgements = self.model.judge([work.request for work in works], works[0].order_mode)
@@ -89,20 +93,21 @@ class Engine:
 
         return [*next_tokens(self.model.backbone, works, self.media)]
 
+    def _isolated(
+        self, run: Callable[[Sequence[_Some]], list[Answer | RefusedError]], works: Sequence[_Some]
+    ) -> list[Answer | RefusedError]:
+        try:
+            return run(works)
+        except Exception as error:
+            # The service outlives whatever one request does to the model; the log keeps what happened.
+            if has_lost_device(error):
+                self.lost_device.set()
+            if len(works) == 1:
+                _log.exception("the model failed on one request")
+                return [RefusedError(RefusalCode.ENGINE_FAILED)]
+        half = len(works) // 2
+        return self._isolated(run, works[:half]) + self._isolated(run, works[half:])
+
 
 def _answer(judgement: Judgement) -> Judgement | RefusedError:
     return judgement if judgement.is_ok else RefusedError(_REFUSALS.get(judgement.status, RefusalCode.FAILED))
-
-
-def _isolated(
-    run: Callable[[Sequence[_Some]], list[Answer | RefusedError]], works: Sequence[_Some]
-) -> list[Answer | RefusedError]:
-    try:
-        return run(works)
-    except Exception:
-        # The service outlives whatever one request does to the model; the log keeps what happened.
-        if len(works) == 1:
-            _log.exception("the model failed on one request")
-            return [RefusedError(RefusalCode.ENGINE_FAILED)]
-    half = len(works) // 2
-    return _isolated(run, works[:half]) + _isolated(run, works[half:])

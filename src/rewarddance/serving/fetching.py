@@ -11,8 +11,10 @@ import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -109,7 +111,7 @@ class Fetcher:
         return addresses[0]
 
     def _get(self, origin: Origin, address: str, target: str, deadline: float) -> bytes:
-        with self.connect(address, origin.port, _left(deadline)) as plain:
+        with self.connect(address, origin.port, _left(deadline)) as plain, _cut_off(plain, _left(deadline)):
             plain.settimeout(_left(deadline))
             secure = _tls().wrap_socket(plain, server_hostname=origin.host) if origin.scheme == "https" else plain
             connection = http.client.HTTPConnection(origin.host, origin.port)
@@ -130,10 +132,32 @@ class Fetcher:
             stream.settimeout(_left(deadline))
             chunk = answer.read1(_CHUNK_BYTES)
             if not chunk:
+                _left(deadline)  # a connection that was cut off ends like a whole one
+                if answer.length:
+                    raise http.client.IncompleteRead(bytes(data), answer.length)
                 return bytes(data)
             data += chunk
             if len(data) > self.max_bytes:
                 raise RefusedError(RefusalCode.MEDIA_TOO_LARGE)
+
+
+@contextmanager
+def _cut_off(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Ends a connection after a time: a handshake or a head that drips keeps every single read in time."""
+    # TLS takes the socket over, so the end needs a handle of its own.
+    with connection.dup() as handle:
+
+        def end() -> None:
+            with suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def is_public(address: str) -> bool:

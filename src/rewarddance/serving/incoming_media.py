@@ -29,7 +29,7 @@ def read_medium(reference: str, parts: Mapping[str, bytes], limits: MediaLimits,
     """
     try:
         data = _bytes_of(reference, parts, fetcher)
-        inspect_media(data, limits)
+        inspect_media(data, limits, counts_frames=True)
     except RefusedError as refused:
         raise RefusedError(refused.code, field) from None
     except OversizedMediaError:

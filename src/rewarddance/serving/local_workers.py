@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -65,7 +66,9 @@ class _Pool:
     def give(self, worker: _Worker) -> None:
         """The next shard, or the end."""
         worker.shard = self.left.popleft() if self.left else None
-        worker.connection.send(worker.shard)
+        # It may have died since its last message; then it is replaced when its silence is heard.
+        with suppress(OSError):
+            worker.connection.send(worker.shard)
 
     def hear(self, worker: _Worker) -> int:
         """One message of a worker, or its death.

@@ -182,6 +182,17 @@ def _check(row: Mapping[str, object]) -> None:
         texts = value if isinstance(value, list) and name == "reference_image" else [value]
         if not all(isinstance(text, str) or (text is None and name not in _REQUIRED) for text in texts):
             raise DataError(f"{name!r} is not text")
+        if not all(_can_be_written(str(text)) for text in texts):
+            raise DataError(f"{name!r} holds half a character, such as \\ud800 alone")
+
+
+def _can_be_written(text: str) -> bool:
+    """JSON may name half of a surrogate pair, which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value: object) -> str | None:

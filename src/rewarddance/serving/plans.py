@@ -17,6 +17,9 @@ from rewarddance.serving.work import ChatPiece, ChatWork, JudgeWork, RankWork, W
 
 _Some = TypeVar("_Some", bound=BaseModel)
 
+_COMMAS_OF_STRUCTURE = 1_024
+"""Between the values of a body: a hundred at most; the rest stand in a prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -51,7 +54,7 @@ class Planner:
         Raises:
             RefusedError: The body is not a request that this service takes.
         """
-        asked = _parsed(JudgeBody, body)
+        asked = self._parsed(JudgeBody, body)
         self._check_words(asked.prompt, asked.instruction)
         if len(asked.reference_images) > self.limits.max_references:
             raise RefusedError(RefusalCode.TOO_MANY_MEDIA, "reference_images")
@@ -71,7 +74,7 @@ class Planner:
 
     def rank(self, body: Body) -> Plan:
         """The plan of `/v1/rank`; as `judge`."""
-        asked = _parsed(RankBody, body)
+        asked = self._parsed(RankBody, body)
         self._check_words(asked.prompt, asked.instruction)
         if len(asked.candidates) > self.limits.max_candidates:
             raise RefusedError(RefusalCode.TOO_MANY_MEDIA, "candidates")
@@ -80,7 +83,7 @@ class Planner:
 
     def chat(self, body: Body) -> Plan:
         """The plan of `/v1/chat/completions`; as `judge`."""
-        asked = _parsed(ChatBody, body)
+        asked = self._parsed(ChatBody, body)
         is_one_user_turn = len(asked.messages) == 1 and asked.messages[0].role == "user"
         if not (self.engine.can_chat and is_one_user_turn and asked.n == 1 and not asked.stream):
             raise RefusedError(RefusalCode.UNSUPPORTED)
@@ -112,12 +115,15 @@ class Planner:
         if instruction is not None and instruction not in self.engine.instructions:
             raise RefusedError(RefusalCode.UNKNOWN_INSTRUCTION, "instruction")
 
-
-def _parsed(schema: type[_Some], body: Body) -> _Some:
-    try:
-        return schema.model_validate_json(body.json)
-    except ValidationError as error:
-        # Of the places that are to blame, only names of ours are said: the others are a client's words.
-        places = [str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]]
-        known = next((place for place in places if place in schema.model_fields), None)
-        raise RefusedError(RefusalCode.INVALID_REQUEST, known) from None
+    def _parsed(self, schema: type[_Some], body: Body) -> _Some:
+        # Every small thing of a body becomes an object, and every wrong one a description of its own: a list of
+        # millions of numbers, which a body has room for, would cost minutes and gigabytes.
+        if body.json.count(b",") > self.limits.max_prompt_characters + _COMMAS_OF_STRUCTURE:
+            raise RefusedError(RefusalCode.INVALID_REQUEST)
+        try:
+            return schema.model_validate_json(body.json)
+        except ValidationError as error:
+            # Of the places that are to blame, only names of ours are said: the others are a client's words.
+            places = [str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]]
+            known = next((place for place in places if place in schema.model_fields), None)
+            raise RefusedError(RefusalCode.INVALID_REQUEST, known) from None

@@ -5,12 +5,14 @@ the journal of its shard. Every machine sees the manifest, its media and the fol
 """
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rewarddance.core.errors import RewardDanceError, UsageError
+from rewarddance.serving.device_errors import has_lost_device
 from rewarddance.serving.manifest import Judge
 from rewarddance.serving.shards import ShardJob, judge_shard_persistently
 
@@ -27,7 +29,14 @@ class ShardActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Judge the shards of a batch and say how many rows they have."""
-        rows = [judge_shard_persistently(self._job, int(shard), self._judge, self._session) for shard in batch["shard"]]
+        try:
+            rows = [
+                judge_shard_persistently(self._job, int(shard), self._judge, self._session) for shard in batch["shard"]
+            ]
+        except RuntimeError as error:
+            if has_lost_device(error):
+                os._exit(1)  # an actor that dies is replaced, and one that raises ends the job
+            raise
         return {"rows": np.array(rows)}
 
 

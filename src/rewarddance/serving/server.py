@@ -68,7 +68,8 @@ async def serve_on(
         service: Not running yet.
         listener: Where to listen; closed in the end.
         token: What every request must carry.
-        started: Called in the event loop when requests are answered, with what stops: once to drain, twice at once.
+        started: Called in the event loop before the first request is taken, with what stops: once to drain, twice at
+            once.
     """
     limits = service.limits
     # It writes a line for every damaged form, so that a stranger could fill the disk.
@@ -88,6 +89,8 @@ async def serve_on(
         timeout_graceful_shutdown=math.ceil(limits.deadline_seconds),
     )
     server = uvicorn.Server(config)
+    # Its own handlers stop listening at once, and end the process by the signal instead of with 0.
+    setattr(server, "capture_signals", contextlib.nullcontext)  # noqa: B010 (no method is assigned to, says mypy)
     service.on_failure = lambda: setattr(server, "should_exit", True)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     sweeping = asyncio.create_task(ConnectionSweeper(limits).run(server.server_state.connections))
@@ -100,9 +103,7 @@ async def serve_on(
             draining.append(asyncio.create_task(_drain(service, server)))
 
     try:
-        while not (server.started or running.done()):
-            await asyncio.sleep(_POLL_SECONDS)
-        # Only now, because uvicorn installs its own handlers when it starts: they stop listening at once.
+        # The tasks have not run yet: a signal that comes with the first request finds its handler.
         started(stop)
         await running
     finally:

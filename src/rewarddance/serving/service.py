@@ -11,7 +11,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from rewarddance.core.errors import RewardDanceError
 from rewarddance.serving.bodies import Body, ByteBudget, read_body
 from rewarddance.serving.engine import Answer, Engine
 from rewarddance.serving.fetching import Fetcher
@@ -21,6 +20,7 @@ from rewarddance.serving.plans import Plan, Planner
 from rewarddance.serving.refusals import RefusalCode, RefusedError
 from rewarddance.serving.remembered_answers import RememberedAnswers
 from rewarddance.serving.request_ids import request_id_of
+from rewarddance.serving.work import media_bytes_of
 from rewarddance.serving.work_queue import WorkQueue
 
 # Header checks are short; two threads keep a slow one (an animation of many frames) from holding up the others.
@@ -71,7 +71,9 @@ class Service:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether one batch has been running for several deadlines; only a restart helps then."""
+        """Whether one batch has been running for several deadlines, or the device is lost: only a restart helps."""
+        if self.engine is not None and self.engine.lost_device.is_set():
+            return True
         since = None if self._queue is None else self._queue.running_since
         return since is not None and time.monotonic() - since > _STUCK_DEADLINES * self.limits.deadline_seconds
 
@@ -91,7 +93,8 @@ class Service:
     async def _load_and_serve(self) -> None:
         try:
             engine = await asyncio.get_running_loop().run_in_executor(self._planning, self.load)
-        except (RewardDanceError, OSError, RuntimeError) as error:
+        except Exception as error:
+            # Whatever it is, a service that waits for its model for ever would be worse.
             self.failure = error
             self.on_failure()
             return
@@ -116,6 +119,8 @@ class Service:
             body = await read_body(request, self.limits, lease)
             planner = Planner(engine, self.limits, self.fetcher)
             planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
+            # Media that were fetched did not come with the body, and are paid for as well.
+            lease.take(max(0, media_bytes_of(planned.work) - len(body.raw)))
             seconds = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
 
             async def compute() -> Answer:

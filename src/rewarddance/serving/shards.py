@@ -25,6 +25,7 @@ from typing import BinaryIO
 from rewarddance.core.errors import DataError, RewardDanceError, UsageError
 from rewarddance.core.files import sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Judgement, Status
+from rewarddance.serving.device_errors import has_lost_device
 from rewarddance.serving.manifest import Judge, Manifest, is_failure, judge_rows, written_key
 
 _log = logging.getLogger(__name__)
@@ -143,15 +144,16 @@ def judge_shard(
 def judge_shard_persistently(
     job: ShardJob, shard: int, judge: Judge, session: str, is_wanted: Callable[[], bool] = lambda: True
 ) -> int:
-    """`judge_shard`, where an error of the machine (out of memory, a broken kernel) counts as a death.
+    """`judge_shard`, where an error of the machine (out of memory, say) counts as a death.
 
-    It ends, because every try either finishes the shard or counts one death more of a row.
+    It ends, because every try either finishes the shard or counts one death more of a row. An error after which the
+    process cannot use its device any more is raised: here, every row that is left would be blamed for it.
     """
     while True:
         try:
             return judge_shard(job, shard, judge, session, is_wanted)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RewardDanceError):
+            if isinstance(error, RewardDanceError) or has_lost_device(error):
                 raise
             _log.warning("shard %d: %s; its rows are judged one by one", shard, type(error).__name__)
 

@@ -21,6 +21,8 @@ from rewarddance.core.media import MediaSource
 from rewarddance.core.types import Judgement, JudgementRequest
 
 _CHANNELS = (1, 3)
+_BRIGHTEST = 8.0
+"""A decoder may overshoot 1; an image of floats up to 255 would come out white."""
 
 
 @runtime_checkable
@@ -147,7 +149,10 @@ def pictures(images: Any) -> list[Image.Image]:
         return [picture for image in images for picture in pictures(image)]
     # A tensor of torch is known by what it can do: this module runs where torch is not installed.
     values = np.asarray(images.detach().float().cpu().numpy() if hasattr(images, "detach") else images)
-    is_bytes = str(getattr(images, "dtype", "")).endswith("uint8")
+    kind = str(getattr(images, "dtype", values.dtype)).removeprefix("torch.")
+    is_bytes = kind == "uint8"
+    if not (is_bytes or "float" in kind):
+        raise UsageError(f"images of {kind} may mean anything; give bytes (uint8), or floats in [0, 1]")
     batch = values[None] if values.ndim == 3 else values
     if batch.ndim != 4 or not (batch.shape[1] in _CHANNELS or batch.shape[-1] in _CHANNELS):
         raise UsageError(f"images of shape {values.shape} are neither (batch, 3, H, W) nor (batch, H, W, 3)")
@@ -155,6 +160,8 @@ def pictures(images: Any) -> list[Image.Image]:
         batch = batch.transpose(0, 2, 3, 1)
     if not np.isfinite(batch).all():
         raise UsageError("an image holds numbers that are not finite")
+    if not is_bytes and batch.size and batch.max() > _BRIGHTEST:
+        raise UsageError(f"floats up to {batch.max():g} are no image in [0, 1]; give bytes (uint8), or divide by 255")
     levels = batch if is_bytes else (batch * 255).round()
     whole = levels.clip(0, 255).astype(np.uint8)
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB") for image in whole]

@@ -71,6 +71,18 @@ def cost_of(work: Work) -> int:
     return 1
 
 
+def media_bytes_of(work: Work) -> int:
+    """Bytes of all files that the work holds; a file that stands for several media counts once."""
+    match work:
+        case JudgeWork(request):
+            shown: tuple[object, ...] = (request.candidate, *request.reference_images, request.source_media)
+        case RankWork():
+            shown = work.candidates
+        case ChatWork():
+            shown = work.pieces
+    return sum(len(file) for file in {id(one): one for one in shown if isinstance(one, bytes)}.values())
+
+
 @dataclass(frozen=True, slots=True)
 class TokenChance:
     """A token that may come next.

@@ -86,7 +86,10 @@ class WorkQueue:
         wait = (self.waiting + self.running + cost) * self._seconds_each
         # A ranking may be larger than the queue; it is taken when nothing else waits.
         is_too_much = self.waiting > 0 and self.waiting + cost > self.limits.queue_comparisons
-        if self.is_full or is_too_much or wait > seconds:
+        # One stalled batch spoils the pace, and only another batch mends it: when the engine has nothing to do, a small
+        # piece of work is taken whatever the pace says. Otherwise everything would be refused for ever.
+        is_probe = self.is_idle and cost <= self.limits.batch_comparisons
+        if self.is_full or is_too_much or (wait > seconds and not is_probe):
             raise self.busy()
         job = _Job(work, cost, time.monotonic() + seconds, asyncio.get_running_loop().create_future())
         self._jobs.append(job)

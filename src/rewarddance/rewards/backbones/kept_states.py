@@ -17,6 +17,7 @@ Value = TypeVar("Value")
 
 _CPU_BYTES = 256 * 2**20
 _GPU_BYTES = 4 * 2**30
+_GPU_SHARE = 16  # one part in so many of a GPU's memory: on a small one, what is kept must not crowd out the work
 _SAMPLED_ELEMENTS = 32
 
 
@@ -34,7 +35,8 @@ class KeptStates(Generic[Value]):
     Args:
         module: Whose weights the values depend on.
         size_of: Bytes of a value.
-        max_bytes: Of all values; larger ones are not kept. None for 256 MiB, or 4 GiB on a GPU.
+        max_bytes: Of all values; larger ones are not kept. None for 256 MiB, or on a GPU for 4 GiB or a sixteenth of
+            its memory, whichever is less.
     """
 
     def __init__(self, module: nn.Module, size_of: Callable[[Value], int], max_bytes: int | None = None) -> None:
@@ -83,7 +85,15 @@ class KeptStates(Generic[Value]):
     def _limit(self) -> int:
         if self.max_bytes is not None:
             return self.max_bytes
-        return _GPU_BYTES if next(self._module.parameters()).is_cuda else _CPU_BYTES
+        device = next(self._module.parameters()).device
+        if device.type != "cuda":
+            return _CPU_BYTES
+        return bytes_on_gpu(torch.cuda.get_device_properties(device).total_memory)
+
+
+def bytes_on_gpu(total: int) -> int:
+    """How much is kept on a GPU with so many bytes of memory."""
+    return min(_GPU_BYTES, total // _GPU_SHARE)
 
 
 class WeightWatch:
