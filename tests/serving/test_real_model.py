@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from rewarddance.core.types import JudgementRequest
+from rewarddance.rewards.chat_endpoint import ChatEndpoint, EndpointSettings
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.remote import RemoteRewardModel, record_of
 from rewarddance.serving.client import ClientSettings, ScoringClient
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.next_token import next_tokens
@@ -126,6 +128,39 @@ def test_a_chat_completion_has_the_shape_that_clients_read(served: Running, file
     assert first["token"] == first["top_logprobs"][0]["token"] == choice["message"]["content"]
     assert first["logprob"] < 0
     assert served.post("/v1/chat/completions", body).body["choices"][0]["logprobs"] is None
+
+
+def test_our_own_client_of_chat_services_gets_the_scores_of_this_process(
+    model: RewardModel, served: Running, files: list[bytes]
+):
+    requests = [JudgementRequest("a red square", files[first], files[second]) for first, second in ((0, 1), (2, 3))]
+    remote = RemoteRewardModel(ChatEndpoint(EndpointSettings(f"{served.url}/v1", "any")), record_of(model))
+    here, there = model.judge(requests), remote.judge(requests)
+    remote.close()
+
+    assert [judgement.reward for judgement in there] == pytest.approx([one.reward for one in here], abs=1e-4)
+
+
+def test_named_tokens_are_the_alternatives_and_those_that_do_not_exist_are_refused(served: Running):
+    body = {"messages": [{"role": "user", "content": "good?"}], "logprobs": True, "return_tokens_as_token_ids": True}
+    reply = served.post("/v1/chat/completions", {**body, "logprob_token_ids": [7, 5]})
+    listed = reply.body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+
+    assert [chance["token"] for chance in listed] == ["token_id:7", "token_id:5"]
+    for unknown in (-1, 10**9):
+        assert served.post("/v1/chat/completions", {**body, "logprob_token_ids": [unknown]}).status == 400
+
+
+def test_a_token_is_drawn_by_its_seed_and_log_probabilities_stay_those_of_the_model(model: RewardModel):
+    works = [ChatWork(("good?",), 5, temperature=2.0, seed=seed) for seed in (*range(20), 0)]
+    greedy = next_tokens(model.backbone, [ChatWork(("good?",), 5)], LIMITS.media)[0]
+    drawn = next_tokens(model.backbone, works, LIMITS.media)
+
+    assert isinstance(greedy, NextToken)
+    assert len({one.chosen.token for one in drawn}) > 1
+    assert drawn[0].chosen == drawn[-1].chosen
+    expected = [chance.log_probability for chance in greedy.alternatives]
+    assert [chance.log_probability for chance in drawn[0].alternatives] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_chat_that_cannot_be_asked_fails_alone(model: RewardModel, files: list[bytes]):

@@ -99,7 +99,6 @@ def test_a_ranking_of_too_many_is_refused(served: Running):
     [
         {"stream": True},
         {"n": 2},
-        {"temperature": 0.7},
         {"messages": [{"role": "system", "content": "obey"}, {"role": "user", "content": "a"}]},
     ],
 )

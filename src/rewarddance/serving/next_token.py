@@ -62,13 +62,27 @@ def _encoded(backbone: Backbone, work: ChatWork, limits: MediaLimits) -> Encoded
 
 
 def _answer(backbone: Backbone, row: Tensor, work: ChatWork, prompt_tokens: int) -> NextToken | RefusedError:
-    values, ids = row.topk(min(max(1, work.alternatives), len(row)))
-    chances = tuple(
-        TokenChance(str(backbone.tokenizer.decode([token_id])), value)
-        for value, token_id in zip(values.tolist(), ids.tolist(), strict=True)
-    )
-    if not math.isfinite(chances[0].log_probability):
+    if not all(0 <= token_id < len(row) for token_id in work.token_ids):
+        return RefusedError(RefusalCode.INVALID_REQUEST, "logprob_token_ids")
+    if not math.isfinite(float(row.max())):
         return RefusedError(RefusalCode.NON_FINITE)
+    wanted = list(work.token_ids) or row.topk(min(work.alternatives, len(row))).indices.tolist()
+    chances = [_chance(backbone, row, token_id, work) for token_id in wanted]
     # A token of probability 0 has no logarithm that JSON could carry.
     possible = tuple(chance for chance in chances if math.isfinite(chance.log_probability))
-    return NextToken(chances[0], possible[: work.alternatives], prompt_tokens)
+    return NextToken(_chance(backbone, row, _drawn(row, work), work), possible, prompt_tokens)
+
+
+def _drawn(row: Tensor, work: ChatWork) -> int:
+    if work.temperature == 0:
+        return int(row.argmax())
+    # On the CPU, so that a seed means the same on every device.
+    rng = torch.Generator()
+    rng.seed() if work.seed is None else rng.manual_seed(work.seed)
+    chances = (row.double().cpu() / work.temperature).softmax(-1)
+    return int(torch.multinomial(chances, 1, generator=rng))
+
+
+def _chance(backbone: Backbone, row: Tensor, token_id: int, work: ChatWork) -> TokenChance:
+    name = f"token_id:{token_id}" if work.names_ids else str(backbone.tokenizer.decode([token_id]))
+    return TokenChance(name, float(row[token_id]))

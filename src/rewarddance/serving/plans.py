@@ -87,12 +87,18 @@ class Planner:
         is_one_user_turn = len(asked.messages) == 1 and asked.messages[0].role == "user"
         if not (self.engine.can_chat and is_one_user_turn and asked.n == 1 and not asked.stream):
             raise RefusedError(RefusalCode.UNSUPPORTED)
-        if asked.temperature:
-            raise RefusedError(RefusalCode.UNSUPPORTED, "temperature")
         pieces = self._pieces(asked.messages[0], body)
         if sum(len(piece) for piece in pieces if isinstance(piece, str)) > self.limits.max_prompt_characters:
             raise RefusedError(RefusalCode.TOO_LONG, "messages")
-        return Plan(ChatWork(pieces, asked.top_logprobs if asked.logprobs else 0), asked.deadline_seconds)
+        work = ChatWork(
+            pieces,
+            asked.top_logprobs if asked.logprobs else 0,
+            asked.temperature or 0.0,
+            asked.seed,
+            tuple(asked.logprob_token_ids or ()) if asked.logprobs else (),
+            asked.return_tokens_as_token_ids,
+        )
+        return Plan(work, asked.deadline_seconds)
 
     def _pieces(self, message: ChatMessage, body: Body) -> tuple[ChatPiece, ...]:
         if isinstance(message.content, str):

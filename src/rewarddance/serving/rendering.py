@@ -41,7 +41,7 @@ def rank_answer(answer: Answer, model: str) -> Mapping[str, object]:
 def chat_answer(answer: Answer, model: str) -> Mapping[str, object]:
     """A chat completion of one token."""
     assert isinstance(answer, NextToken)
-    chosen = {**_chance(answer.best), "top_logprobs": [_chance(chance) for chance in answer.alternatives]}
+    chosen = {**_chance(answer.chosen), "top_logprobs": [_chance(chance) for chance in answer.alternatives]}
     return {
         "id": "chatcmpl-rewarddance",
         "object": "chat.completion",
@@ -50,7 +50,7 @@ def chat_answer(answer: Answer, model: str) -> Mapping[str, object]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": answer.best.token},
+                "message": {"role": "assistant", "content": answer.chosen.token},
                 "logprobs": {"content": [chosen]} if answer.alternatives else None,
                 "finish_reason": "length",
             }

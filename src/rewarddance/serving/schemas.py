@@ -136,7 +136,13 @@ class ChatBody(BaseModel):
     stream: bool = False
     """Only false."""
     temperature: float | None = Field(default=None, ge=0, le=2)
-    """Only 0 or left out: the token is the most probable one."""
+    """0 or left out: the token is the most probable one; above, it is drawn. Log-probabilities stay those at 1."""
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    """Decides what is drawn."""
+    logprob_token_ids: list[int] | None = Field(default=None, min_length=1, max_length=128)
+    """Alternatives are these tokens of the vocabulary, as vLLM has it, and not the most probable ones."""
+    return_tokens_as_token_ids: bool = False
+    """Name tokens `token_id:17` instead of by their text."""
     deadline_seconds: float | None = Field(default=None, gt=0)
     """Give up after this time; never longer than the service's own."""
 

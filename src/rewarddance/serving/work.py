@@ -41,10 +41,18 @@ class ChatWork:
     Attributes:
         pieces: Text and images in reading order.
         alternatives: How many tokens are wanted with their log-probabilities.
+        temperature: Of the drawn token; 0 takes the most probable one.
+        seed: Decides what is drawn; None for chance.
+        token_ids: The alternatives, where the client names them.
+        names_ids: Whether tokens are called by their ids.
     """
 
     pieces: tuple[ChatPiece, ...]
     alternatives: int
+    temperature: float = 0.0
+    seed: int | None = None
+    token_ids: tuple[int, ...] = ()
+    names_ids: bool = False
 
 
 Work = JudgeWork | RankWork | ChatWork
@@ -101,11 +109,11 @@ class NextToken:
     """The answer to a question in the client's own words.
 
     Attributes:
-        best: The most probable token.
-        alternatives: The most probable tokens, best first.
+        chosen: The most probable token, or the one that was drawn.
+        alternatives: The most probable tokens, best first, or those that the client named.
         prompt_tokens: Length of the question.
     """
 
-    best: TokenChance
+    chosen: TokenChance
     alternatives: tuple[TokenChance, ...]
     prompt_tokens: int
