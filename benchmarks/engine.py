@@ -4,12 +4,13 @@ Plain is what one writes with transformers alone: processor-equivalent inputs, e
 the vision tower, logits of all tokens over the whole vocabulary; one comparison at a time, or eight in a left-padded
 batch. Every ordered pair of a tournament is one comparison. Preprocessing is left out on both sides. A comparison
 costs plain transformers the same whoever is compared, so its time is measured on a few and multiplied; the engine
-always does the whole tournament, with nothing kept from before. Before anything is measured, both must give the same
-log-odds. Run it with
+always does the whole tournament, with nothing kept from before. Both must give the same log-odds, or nothing is
+reported. Run it with
 
     python -m benchmarks.engine --json docs/results/performance.json --page docs/performance.md
 
-`--family`, `--ratio`, `--side` and `--candidates` make it shorter; `--full` takes the published sizes (on a GPU).
+`--family`, `--ratio`, `--side` and `--candidates` make it shorter, and with `--add` parts make a whole; `--full` takes
+the published sizes (on a GPU).
 """
 
 import argparse
@@ -115,28 +116,48 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds(lambda: one @ other, 1) for _ in range(10))
 
 
-def tournament(routes: Routes, count: int, side: int, plain_comparisons: int, turns: int) -> dict[str, Any]:
-    """One tournament in both attention modes and both plain ways."""
+def tournament(
+    routes: Routes, count: int, side: int, plain_seconds: dict[str, float], checked: int, turns: int
+) -> dict[str, Any]:
+    """One tournament in both attention modes, and what it takes plain transformers both ways.
+
+    Args:
+        routes: To the log-odds.
+        count: Candidates.
+        side: Of their pictures, in pixels.
+        plain_seconds: Of one comparison by plain transformers, `batched` and `one_by_one`.
+        checked: Comparisons whose log-odds must be the same by both routes.
+        turns: Tournaments, of which the median counts.
+    """
     backbone = routes.backbone
     questions = [question(backbone, *pair) for pair in permutations(pictures(backbone, count, side), 2)]
-    sample = (questions * plain_comparisons)[:plain_comparisons]
     result: dict[str, Any] = {"candidates": count, "side": side, "comparisons": len(questions)}
-    modes: tuple[AttentionMode, ...] = ("causal", "blocks")
-    for mode in modes:
+    result |= {f"plain_{name}_seconds": taken * len(questions) for name, taken in plain_seconds.items()}
+    modes: tuple[tuple[str, AttentionMode], ...] = (("exact", "causal"), ("block", "blocks"))
+    for name, mode in modes:
         backbone.attention = mode
-        apart = routes.plain(sample[: len(questions)], BATCH)
+        apart = routes.plain(questions[:checked], BATCH)
         found: list[torch.Tensor] = []
-        result[f"{mode}_seconds"] = seconds(lambda found=found: found.append(routes.engine(questions)), turns)  # type: ignore[misc]
-        result[f"{mode}_difference"] = (found[0][: len(apart)] - apart).abs().max().item()
-        if backbone.model.dtype == torch.float32 and result[f"{mode}_difference"] > TOLERANCE:
-            raise SystemExit(f"the two routes give other log-odds, the comparison would not be fair: {result}")
+        taken = seconds(lambda found=found: found.append(routes.engine(questions)), turns)  # type: ignore[misc]
+        difference = (found[0][:checked] - apart).abs().max().item()
+        if backbone.model.dtype == torch.float32 and difference > TOLERANCE:
+            raise SystemExit(
+                f"the two routes give other log-odds, the comparison would not be fair: {mode}, {difference}"
+            )
+        ratio = result["plain_batched_seconds"] / taken
+        result |= {f"{mode}_seconds": taken, f"{mode}_difference": difference, f"{name}_ratio": ratio}
     backbone.attention = "causal"
-    scale = len(questions) / len(sample)
-    result["plain_batched_seconds"] = scale * seconds(lambda: routes.plain(sample, BATCH), turns)
-    result["plain_one_by_one_seconds"] = scale * seconds(lambda: routes.plain(sample, 1), turns)
-    for name, mode in (("exact", "causal"), ("block", "blocks")):
-        result[f"{name}_ratio"] = result["plain_batched_seconds"] / result[f"{mode}_seconds"]
     return result
+
+
+def plain_comparison(routes: Routes, side: int, count: int, turns: int) -> dict[str, float]:
+    """Seconds that one comparison takes plain transformers, in batches and alone."""
+    shown = pictures(routes.backbone, 4, side)
+    sample = ([question(routes.backbone, *pair) for pair in permutations(shown, 2)] * count)[:count]
+    return {
+        name: seconds(lambda batch=batch: routes.plain(sample, batch), turns) / count  # type: ignore[misc]
+        for name, batch in (("batched", BATCH), ("one_by_one", 1))
+    }
 
 
 def against_one_reference(routes: Routes, side: int, count: int, turns: int) -> dict[str, float]:
@@ -307,13 +328,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _run(
     routes: Routes, model: Proportions, family: str, ratio: str, side: int, rate: float, options: argparse.Namespace
 ) -> dict[str, Any]:
+    plain = plain_comparison(routes, side, options.plain_comparisons, options.turns)
     result: dict[str, Any] = {
         "family": family,
         "ratio": ratio,
         "side": side,
         "parameters": sum(one.numel() for one in routes.backbone.model.parameters()),
         "tournaments": [
-            tournament(routes, count, side, options.plain_comparisons, options.turns) for count in options.candidates
+            tournament(routes, count, side, plain, options.checked, options.turns) for count in options.candidates
         ],
     }
     if not options.tournaments_only:
@@ -339,6 +361,23 @@ def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     return summary
 
 
+def _with_earlier(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Earlier figures of the same machine with the new ones beside them or in their place."""
+    if earlier["machine"] != new["machine"]:
+        raise SystemExit("--add: the figures of the JSON file are another machine's")
+    runs = {_key(run): run for run in earlier["runs"]}
+    for run in new["runs"]:
+        before = runs.get(_key(run), {})
+        tournaments = {one["candidates"]: one for one in (*before.get("tournaments", ()), *run["tournaments"])}
+        runs[_key(run)] = {**before, **run, "tournaments": [tournaments[count] for count in sorted(tournaments)]}
+    ordered = [runs[key] for key in sorted(runs)]
+    return {**new, "runs": ordered, "summary": _summary(ordered)}
+
+
+def _key(run: dict[str, Any]) -> tuple[str, str, int]:
+    return run["family"], run["ratio"], run["side"]
+
+
 def _machine(device: str) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
@@ -358,7 +397,8 @@ def main() -> None:
     parser.add_argument("--candidates", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--list", type=int, default=64, help="candidates against one reference image")
     parser.add_argument("--pairs", type=int, default=16, help="distinct pairs")
-    parser.add_argument("--plain-comparisons", type=int, default=16, help="measured of each tournament's")
+    parser.add_argument("--plain-comparisons", type=int, default=16, help="of which one's time is the mean")
+    parser.add_argument("--checked", type=int, default=8, help="comparisons of each tournament checked by both routes")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--full", action="store_true", help="published sizes instead of small ones")
@@ -367,12 +407,15 @@ def main() -> None:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a machine that others use too"
     )
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep what the JSON file has of other runs")
     parser.add_argument("--page", type=Path, help="page whose figures are replaced, such as docs/performance.md")
     options = parser.parse_args()
     if options.clock == "cpu":
         Clock.read = time.process_time
     with torch.no_grad():
         result = measure(options)
+    if options.add:
+        result = _with_earlier(json.loads(options.json.read_text(encoding="utf-8")), result)
     print(json.dumps(result["summary"], indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -47,6 +47,12 @@ def load_judge(seconds: float = 0.0, log: Path | None = None) -> Judge:
     return partial(judge_by_length, seconds=seconds, log=log)
 
 
+def load_gpu_teller(folder: Path) -> Judge:
+    """Leaves a note of the GPU that this worker may see."""
+    (folder / f"{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    return partial(judge_by_length, seconds=0.05)
+
+
 def load_nothing() -> Judge:
     raise ModelError("there is no model here")
 

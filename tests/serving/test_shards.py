@@ -8,19 +8,21 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from rewarddance.cli.manifest import judge_manifest
-from rewarddance.cli.manifest_job import Workers, judge_in_shards
+from rewarddance.cli.manifest_job import Workers, judge_in_shards, visible_gpus
 from rewarddance.core.errors import DataError, RewardDanceError, UsageError
 from rewarddance.serving.local_workers import _Pool, _Worker
 from rewarddance.serving.manifest import Manifest
 from rewarddance.serving.shards import ShardJob, judge_shard, judge_shard_persistently, merge_shards
-from tests.serving.shard_judges import die_loading, judge_by_length, load_judge, load_nothing
+from tests.serving.shard_judges import die_loading, judge_by_length, load_gpu_teller, load_judge, load_nothing
 
 ROOT = Path(__file__).parents[2]
 
@@ -213,6 +215,35 @@ def test_a_worker_that_is_killed_is_replaced_and_its_poison_quarantined(tmp_path
     assert [line["status"] for line in lines_of(tmp_path / "out.jsonl")] == ["ok", "failed", "ok", "ok", "ok", "ok"]
     assert summary.failed == 1
     assert sum("poison" in line for line in log.read_text().splitlines()) == 3
+
+
+def test_every_worker_sees_one_gpu_of_those_that_there_are(tmp_path: Path):
+    (tmp_path / "notes").mkdir()
+    manifest = write_rows(tmp_path, ["a"] * 48)
+    workers = replace(crew(3), processes_gpus=("4", "7"))
+    judge_in_shards(partial(load_gpu_teller, tmp_path / "notes"), manifest, tmp_path / "out.jsonl", workers)
+    seen = Counter(path.read_text() for path in (tmp_path / "notes").iterdir())
+    assert seen == {"4": 2, "7": 1}
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "count", "gpus"),
+    [
+        ("auto", None, 2, ("0", "1")),
+        ("cuda", "3,5", 2, ("3", "5")),
+        ("cuda:1", None, 2, ()),
+        ("cpu", None, 2, ()),
+        ("auto", None, 0, ()),
+    ],
+)
+def test_gpus_are_dealt_out_unless_the_user_names_one(device, listed, count, gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if listed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_gpus(device) == gpus
 
 
 def test_a_model_that_cannot_be_loaded_is_one_error(tmp_path: Path):

@@ -1,6 +1,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -8,16 +9,22 @@ from diffusers import SD3Transformer2DModel
 from PIL import Image
 
 from rewarddance.config.guard import GuardConfig
-from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError, UsageError
+from rewarddance.core.errors import CheckpointError, DataError, NonFiniteError, RewardError, UsageError
+from rewarddance.core.types import Judgement, Ranking, Status
+from rewarddance.data.prompts import PromptItem
+from rewarddance.data.references import ReferenceStore
+from rewarddance.search.references import TournamentSettings, make_references
 from rewarddance.training import alignment_run
 from rewarddance.training.alignment import align
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.regulariser import Pretraining
 from rewarddance.training.reward_signal import RewardSignal, ScorerReward
 from tests.training.stand_in_generator import (
     AT_ONCE,
     StandInGenerator,
     align_config,
+    bench_of,
     darkness,
     pixel_reward,
     redness,
@@ -297,6 +304,42 @@ def test_pictures_of_a_data_set_hold_the_policy_where_they_are(tmp_path):
     regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(data)}
     result = align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
     assert rows_of(result.folder / "metrics.jsonl")[0]["method"]["pretraining_loss"] > 0
+
+
+def drawn_references(folder, prompts):
+    """Two references of each prompt, one of them kept; the darker picture is the better one."""
+    items = [PromptItem(str(place), prompt) for place, prompt in enumerate(prompts)]
+
+    def grey(prompts, seeds):
+        return torch.tensor([seed % 97 / 97 for seed in seeds])[:, None, None, None].expand(-1, 3, 8, 8)
+
+    class Darker:
+        def rank(self, prompt, candidates, instruction=None):
+            first, second = (float(torch.as_tensor(np.array(one)).float().mean()) for one in candidates)
+            reward, order = first - second, (1, 0) if second < first else (0, 1)
+            judgement = Judgement(Status.OK, reward=reward)
+            wins = (float(reward < 0), float(reward > 0))
+            return Ranking(order, wins, (-reward, reward), (judgement,))
+
+    make_references(grey, Darker(), items, folder, TournamentSettings("g", "j", candidates=2, top=1))
+    return ReferenceStore.open(folder)
+
+
+def test_the_best_references_of_the_training_prompts_may_be_the_data_set(tmp_path):
+    store = drawn_references(tmp_path / "references", ("a red thing", "a thing that is held out"))
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(tmp_path / "references")}
+    bench = bench_of(align_config(tmp_path, regulariser=regulariser))
+    ((_, best),) = [(row.prompt, row.best()) for row in store.rows if row.prompt == "a red thing"]
+    assert Pretraining(bench).pairs == (("a red thing", best[0].path),)
+    (part,) = Pretraining(bench).parts(0)
+    assert part.loss.requires_grad and float(part.loss) > 0
+
+
+def test_references_of_other_prompts_are_no_data_set(tmp_path):
+    drawn_references(tmp_path / "references", ("a thing that is held out",))
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(tmp_path / "references")}
+    with pytest.raises(DataError, match="no reference images of the training prompts"):
+        align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
 
 
 def test_pictures_for_a_generator_that_cannot_read_them_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Judging a manifest by several workers: processes of this machine, or Ray."""
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Workers:
     Attributes:
         count: Processes or actors, each with a model of its own.
         ray: None for processes of this machine; else an address of Ray, or `local`.
-        gpus: Share of a GPU for each actor.
+        gpus: Share of a GPU for each actor of Ray.
+        processes_gpus: GPUs that processes of this machine are dealt, by CUDA's names; see `visible_gpus`.
         shard_rows: Rows of a shard.
         batch_size: Rows that are judged and saved together.
         max_deaths: Workers that a row may kill.
@@ -72,6 +74,18 @@ class Workers:
     shard_rows: int
     batch_size: int
     max_deaths: int
+    processes_gpus: tuple[str, ...] = ()
+
+
+def visible_gpus(device: str) -> tuple[str, ...]:
+    """GPUs to deal out to workers, by CUDA's names: all that this process sees, unless `device` names one or none."""
+    if device not in ("auto", "cuda"):
+        return ()
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(listed[:count]) if listed else tuple(str(number) for number in range(count))
 
 
 def judge_in_shards(load: Callable[[], Judge], manifest: Manifest, out: Path, workers: Workers) -> Summary:
@@ -101,7 +115,7 @@ def judge_in_shards(load: Callable[[], Judge], manifest: Manifest, out: Path, wo
     session = uuid.uuid4().hex
     with progress("judging rows", total) as show:
         if workers.ray is None:
-            judge_on_processes(job, load, workers.count, session, show)
+            judge_on_processes(job, load, workers.count, session, show, workers.processes_gpus)
         else:
             judge_on_ray(job, load, workers.count, session, show, workers.ray, workers.gpus)
     return Summary(total, merge_shards(job, out), resumed)

@@ -85,7 +85,9 @@ def score(
             show_default=False,
         ),
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="Share of a GPU for each worker on Ray.")] = 0.0,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0.0, help="Share of a GPU for each worker on Ray; with 0, Ray hides GPUs from them.")
+    ] = 0.0,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a manifest that one worker gets at a time.")] = 1_000,
     max_deaths: Annotated[
         int, typer.Option(min=1, help="Workers that one row may kill before it is left out, with a line that says so.")
@@ -134,7 +136,7 @@ def score(
         if len(named) > 1:
             raise UsageError("a row of a manifest is judged once; name each of several criteria in a row of its own")
         from rewarddance.cli.manifest import judge_manifest
-        from rewarddance.cli.manifest_job import JudgeLoader, Workers, judge_in_shards
+        from rewarddance.cli.manifest_job import JudgeLoader, Workers, judge_in_shards, visible_gpus
         from rewarddance.serving.manifest import Manifest
 
         fingerprint = model_fingerprint(model_location(model), adapter, revision, kind)
@@ -144,7 +146,10 @@ def score(
             loader = JudgeLoader(
                 model_location(model), device, dtype, adapter, revision, kind, trust_remote_code, references
             )
-            crew = Workers(max(1, workers), ray, gpus_per_worker, shard_rows, batch_size, max_deaths)
+            if ray is not None and device.startswith("cuda") and not gpus_per_worker:
+                raise UsageError(f"--device {device}: Ray hides GPUs from workers without --gpus-per-worker; give both")
+            gpus = visible_gpus(device) if ray is None else ()
+            crew = Workers(max(1, workers), ray, gpus_per_worker, shard_rows, batch_size, max_deaths, gpus)
             summary = judge_in_shards(loader, rows, out, crew)
         else:
             summary = judge_manifest(

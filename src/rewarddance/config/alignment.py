@@ -176,7 +176,8 @@ class RegulariserConfig(BaseModel):
     """Weight of the flow-matching loss on pictures that are not the policy's own."""
 
     pretraining_data: Path | None = None
-    """JSON lines with `prompt` and `image` for that loss; null lets the reference policy make the pictures."""
+    """JSON lines with `prompt` and `image` for that loss, or a folder of `rewarddance references`, whose best images of
+    the training prompts then draw the policy towards them; null lets the reference policy make the pictures."""
 
 
 class PolicyOptimizerConfig(BaseModel):

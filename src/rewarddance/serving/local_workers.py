@@ -2,8 +2,8 @@
 
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -39,6 +39,7 @@ class _Broken:
 class _Worker:
     process: BaseProcess
     connection: Connection
+    gpu: str | None = None
     shard: int | None = None
     is_loaded: bool = False
 
@@ -51,6 +52,7 @@ class _Pool:
     load: Callable[[], Judge]
     session: str
     left: deque[int]
+    gpus: Sequence[str] = ()
     workers: list[_Worker] = field(default_factory=list)
     deaths_before_work: int = 0
 
@@ -58,10 +60,12 @@ class _Pool:
         # A fresh interpreter: a fork of a process with threads, and torch has some, may hang.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(self.job, self.load, self.session, there, os.getpid()))
+        busy = Counter(worker.gpu for worker in self.workers)
+        gpu = min(self.gpus, key=lambda one: busy[one], default=None)
+        process = context.Process(target=_work, args=(self.job, self.load, self.session, there, os.getpid(), gpu))
         process.start()
         there.close()
-        self.workers.append(_Worker(process, here))
+        self.workers.append(_Worker(process, here, gpu))
 
     def give(self, worker: _Worker) -> None:
         """The next shard, or the end."""
@@ -110,7 +114,12 @@ class _Pool:
 
 
 def judge_on_processes(
-    job: ShardJob, load: Callable[[], Judge], workers: int, session: str, show: Callable[[int], None]
+    job: ShardJob,
+    load: Callable[[], Judge],
+    workers: int,
+    session: str,
+    show: Callable[[int], None],
+    gpus: Sequence[str] = (),
 ) -> None:
     """Finish every shard.
 
@@ -120,12 +129,14 @@ def judge_on_processes(
         workers: Processes, each with a model of its own.
         session: Of this driver.
         show: Told how many rows are done.
+        gpus: CUDA's names of the GPUs to deal out, each to as many workers as the next; a worker sees its own alone.
+            With none, every worker sees what this process sees.
 
     Raises:
         RewardDanceError: The model cannot be loaded.
     """
     pending = job.pending()
-    pool = _Pool(job, load, session, deque(pending))
+    pool = _Pool(job, load, session, deque(pending), gpus)
     finished = len(job.shards) - len(pending)
     show(finished * job.shard_rows)
     try:
@@ -141,8 +152,12 @@ def judge_on_processes(
         pool.stop()
 
 
-def _work(job: ShardJob, load: Callable[[], Judge], session: str, driver: Connection, driver_id: int) -> None:
+def _work(
+    job: ShardJob, load: Callable[[], Judge], session: str, driver: Connection, driver_id: int, gpu: str | None
+) -> None:
     """A worker: shards as long as there are any, and as long as there is a driver."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA has not started in this process yet
     try:
         judge = load()
         driver.send(_Ready())

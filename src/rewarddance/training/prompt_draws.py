@@ -23,12 +23,16 @@ class Draw:
 
 
 class PromptDraws:
-    """Prompts in a new order every time all of them have been seen."""
+    """Prompts in a new order every time all of them have been seen.
+
+    Attributes:
+        prompts: What there is to draw from.
+    """
 
     def __init__(self, seed: int, prompts: Sequence[str], batch_size: int) -> None:
         """Remember what there is; nothing is drawn yet."""
+        self.prompts = tuple(prompts)
         self._seed = seed
-        self._prompts = tuple(prompts)
         self._batch_size = batch_size
 
     def draws(self, first_batch: int, batches: int, group_size: int = 1) -> tuple[Draw, ...]:
@@ -46,6 +50,6 @@ class PromptDraws:
         return tuple(Draw(tuple(asked[cut]), tuple(seeds[cut])) for cut in cuts)
 
     def _prompt(self, number: int) -> str:
-        epoch, place = divmod(number, len(self._prompts))
-        order = numpy_rng(self._seed, "prompts", epoch).permutation(len(self._prompts))
-        return self._prompts[int(order[place])]
+        epoch, place = divmod(number, len(self.prompts))
+        order = numpy_rng(self._seed, "prompts", epoch).permutation(len(self.prompts))
+        return self.prompts[int(order[place])]

@@ -2,11 +2,12 @@
 
 Source:
     The pre-training term is ReFL's, arXiv:2304.05977, Algorithm 1, which the released code leaves out.
-    Differs: without a data set, the reference policy makes the pictures.
+    Differs: without a data set, the reference policy makes the pictures. Reference images, best of N, may be the data
+    set as well; the term then teaches what the reward model chose, as RAFT, arXiv:2304.06767, does alone.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.media import load_image
 from rewarddance.core.seeding import derive_seed, numpy_rng
+from rewarddance.data.references import ReferenceStore
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.objectives.flow import add_noise, flow_matching_loss
 from rewarddance.objectives.kl import velocity_distance
@@ -72,7 +74,11 @@ def velocity_pull(
 
 
 class Pretraining:
-    """The flow-matching loss beside the method's own."""
+    """The flow-matching loss beside the method's own.
+
+    Attributes:
+        pairs: Prompts and pictures of the data set; empty when the reference policy makes the pictures.
+    """
 
     def __init__(self, bench: Workbench) -> None:
         """Find the pictures.
@@ -82,7 +88,7 @@ class Pretraining:
             DataError: The list of pictures cannot be used.
         """
         self._bench = bench
-        self._pairs: tuple[tuple[str, Path], ...] = ()
+        self.pairs: tuple[tuple[str, Path], ...] = ()
         data = bench.config.regulariser.pretraining_data
         if data is not None:
             if not isinstance(bench.policy.generator, PictureEncoder):
@@ -91,7 +97,7 @@ class Pretraining:
                     f"regulariser.pretraining_data: generators of the family {name} cannot read pictures here; "
                     "leave it out, and the reference policy makes the pictures"
                 )
-            self._pairs = _read_pairs(data)
+            self.pairs = _reference_pairs(data, bench.draws.prompts) if data.is_dir() else _read_pairs(data)
 
     def parts(self, optimizer_step: int) -> Iterator[LossPart]:
         """One piece of loss for each micro-batch of an optimizer step; none without a weight."""
@@ -118,13 +124,13 @@ class Pretraining:
     def _pictures(self, optimizer_step: int, number: int) -> tuple[tuple[str, ...], Float[Tensor, " batch *latent"]]:
         """Prompts and clean latents of a micro-batch."""
         bench, config = self._bench, self._bench.config
-        if not self._pairs:
+        if not self.pairs:
             (draw,) = bench.draws.draws(optimizer_step * config.gradient_accumulation + number, 1)
             seeds = [derive_seed(seed, "pretraining") for seed in draw.seeds]
             with bench.policy.reference():
                 return draw.prompts, bench.denoised(bench.noise(seeds), bench.conditions(draw.prompts))
         rng = numpy_rng(config.seed, "pretraining", optimizer_step, number)
-        chosen = [self._pairs[place] for place in rng.integers(len(self._pairs), size=config.batch_size)]
+        chosen = [self.pairs[place] for place in rng.integers(len(self.pairs), size=config.batch_size)]
         size = bench.size or bench.policy.generator.default_size
         pixels = torch.stack([_pixels(path, size) for _, path in chosen]).to(bench.policy.device)
         encoder = bench.policy.generator
@@ -134,6 +140,15 @@ class Pretraining:
 
 
 _PLAIN = 1.0
+
+
+def _reference_pairs(folder: Path, prompts: Sequence[str]) -> tuple[tuple[str, Path], ...]:
+    """The best images of the training prompts: those of held-out prompts are not for learning."""
+    rows = [row for row in ReferenceStore.open(folder).rows if row.prompt in set(prompts)]
+    pairs = tuple((row.prompt, media.path) for row in rows for media in row.best())
+    if not pairs:
+        raise DataError(f"{folder}: has no reference images of the training prompts; make them for these prompts")
+    return pairs
 
 
 def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
