@@ -203,6 +203,7 @@ def distinct_pairs(
         "comparisons": count,
         "seconds": taken,
         "useful_operations": useful,
+        "matrix_product_rate": rate,
         "share_of_peak": useful / taken / rate,
     }
 
@@ -349,15 +350,15 @@ def _run(
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Of the largest tournament at the largest side: the slower family's ratio; the best share of the rate."""
+    """At the largest side: the slower family's ratio in the largest tournament, and the lowest share of the rate."""
     summary: dict[str, float | None] = {}
     side = max(run["side"] for run in runs)
     for name in ("exact", "block"):
         for ratio in ("1b", "8b"):
             last = [run["tournaments"][-1] for run in runs if run["ratio"] == ratio and run["side"] == side]
             summary[f"{name}_tournament_{ratio}_ratio"] = min((one[f"{name}_ratio"] for one in last), default=None)
-    shares = [run["distinct"]["share_of_peak"] for run in runs if "distinct" in run]
-    summary["share_of_peak"] = max(shares, default=None)
+    shares = [run["distinct"]["share_of_peak"] for run in runs if run["side"] == side and "distinct" in run]
+    summary["share_of_peak"] = min(shares, default=None)
     return summary
 
 

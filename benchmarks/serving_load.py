@@ -31,6 +31,7 @@ import psutil
 from PIL import Image
 
 MIB = 2**20
+KEPT_SECONDS = 3.0  # the service closes connections that are idle for five
 HEAD = b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -48,11 +49,11 @@ class Connections:
     """Kept-alive connections to the service, opened when none is free."""
 
     port: int
-    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = field(default_factory=list)
 
     async def post(self, body: bytes) -> int:
         """The status of one request; 0 when the connection broke."""
-        reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._newest() or await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -61,12 +62,21 @@ class Connections:
         except (OSError, asyncio.IncompleteReadError):
             writer.close()
             return 0
-        self.free.append((reader, writer))
+        self.free.append((reader, writer, time.perf_counter()))
         return int(answer.split()[1])
+
+    def _newest(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A free connection that the service has not closed, nor will while a request is on its way."""
+        while self.free:
+            reader, writer, since = self.free.pop()
+            if time.perf_counter() - since < KEPT_SECONDS and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Close what is open."""
-        for _, writer in self.free:
+        for _, writer, _ in self.free:
             writer.close()
 
 

@@ -70,6 +70,19 @@ def test_sigterm_answers_what_was_taken_and_exits_with_zero():
     assert (answer.status, reward, code) == (200, 5.0, 0)
 
 
+def test_the_event_loop_need_not_wait_long_for_the_engine():
+    """Python lets one thread run for 5 ms; a refusal that waits for that several times is none at once."""
+    listener, before, during = listening_socket("127.0.0.1", 0), sys.getswitchinterval(), []
+
+    def started(stop: Callable[[], None]) -> None:
+        during.append(sys.getswitchinterval())
+        stop()
+
+    service = Service(lambda: engine_of(StandInModel()), ServiceLimits(drain_seconds=0.0))
+    asyncio.run(serve_on(service, listener, None, started))
+    assert during[0] <= 1e-3 < before == sys.getswitchinterval()
+
+
 def test_a_model_that_does_not_exist_ends_the_service_with_one_line(tmp_path: Path, capsys):
     # The service listens before the model is loaded, so the failure comes from inside it.
     from rewarddance.cli.main import main

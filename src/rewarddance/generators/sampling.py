@@ -181,8 +181,8 @@ def largest_below_one(sigmas: Float[Tensor, " steps_and_end"]) -> float:
     return float(sigmas[sigmas < 1.0].max())
 
 
-def rows_of(sigma: Float[Tensor, ""], latents: Float[Tensor, " batch *latent"]) -> Float[Tensor, " batch"]:
-    """One noise level for all rows, as `Generator.velocity` takes it."""
+def rows_of(sigma: Float[Tensor, " *rows"], latents: Float[Tensor, " batch *latent"]) -> Float[Tensor, " batch"]:
+    """One noise level for all rows, or one for each, as `Generator.velocity` takes it."""
     return sigma.to(latents.device, torch.float32).expand(len(latents))
 
 

@@ -3,7 +3,7 @@
 The demo and the studies are made of these; the work is done by the same code as on real generators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,6 +61,8 @@ class LabAlignment:
         learning_rate: Of the adapters.
         decay: How the learning rate goes on after its warm-up.
         velocity_weight: How strongly the policy is held near the base.
+        chosen: Folder of `draw_references` with pictures that draw the policy towards them; None for none.
+        chosen_weight: How strongly they do.
         shift: Largest shift of pictures before the reward sees them, in pixels.
         noise: Noise on them.
         guard: Who watches; None for nobody.
@@ -79,6 +81,8 @@ class LabAlignment:
     learning_rate: float = 5e-4
     decay: Literal["constant", "cosine"] = "constant"
     velocity_weight: float = 0.1
+    chosen: Path | None = None
+    chosen_weight: float = 0.0
     shift: int = 3
     noise: float = 0.03
     guard: GuardConfig | None = None
@@ -107,12 +111,25 @@ def draw_references(
     prompts: Path,
     judge: Path,
     candidates: int = 4,
+    top: int = 1,
+    names: Sequence[str] = (TRAIN_NAME, HELD_OUT_NAME),
     seed: int = 0,
     on_done: Callable[[int], None] | None = None,
 ) -> None:
-    """Best of `candidates` of the base generator for every prompt, those held out included; continued if begun."""
-    asked = [item for name in (TRAIN_NAME, HELD_OUT_NAME) for item in read_prompts(prompts / name)]
-    settings = TournamentSettings("lab:drawn", judge.parent.name, candidates=candidates, top=1, seed=seed)
+    """The `top` best of `candidates` of the base generator for every prompt; continued if begun.
+
+    Args:
+        folder: Where.
+        prompts: Folder of `write_prompts`.
+        judge: Reward model that chooses.
+        candidates: Pictures of a prompt.
+        top: How many of them are kept.
+        names: Lists of prompts; those held out are rewarded against references as well.
+        seed: Decides the noise.
+        on_done: Told how many prompts are done.
+    """
+    asked = [item for name in names for item in read_prompts(prompts / name)]
+    settings = TournamentSettings("lab:drawn", judge.parent.name, candidates=candidates, top=top, seed=seed)
     generator = load_generator(str(lab_generator()))
     make_references(pictures_of(generator), load_reward_model(judge), asked, folder, settings, on_progress=on_done)
 
@@ -143,7 +160,11 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         references=ReferencesConfig(folder=run.references),
         method=method,
         augmentation=AugmentationConfig(shift=run.shift, noise=run.noise),
-        regulariser=RegulariserConfig(velocity_weight=run.velocity_weight),
+        regulariser=RegulariserConfig(
+            velocity_weight=run.velocity_weight,
+            pretraining_weight=run.chosen_weight,
+            pretraining_data=run.chosen if run.chosen_weight else None,
+        ),
         optimizer=PolicyOptimizerConfig(learning_rate=run.learning_rate, decay=run.decay),
         guard=run.guard,
         batch_size=run.batch_size,

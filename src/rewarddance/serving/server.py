@@ -7,6 +7,7 @@ import math
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -20,6 +21,9 @@ from rewarddance.serving.service import Service
 _POLL_SECONDS = 0.02
 _MAX_HEAD_BYTES = 32_768
 _BACKLOG = 2_048
+_SWITCH_SECONDS = 5e-4
+"""For which the engine's thread keeps the interpreter while the event loop waits for it. A refusal needs it several
+times, and at Python's own 5 ms would take longer than it may."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -102,11 +106,14 @@ async def serve_on(
         else:
             draining.append(asyncio.create_task(_drain(service, server)))
 
+    switch_seconds = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         # The tasks have not run yet: a signal that comes with the first request finds its handler.
         started(stop)
         await running
     finally:
+        sys.setswitchinterval(switch_seconds)
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping

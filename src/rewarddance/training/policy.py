@@ -73,11 +73,11 @@ class Policy:
     def velocity(
         self,
         latents: Float[Tensor, "batch ..."],
-        sigma: Float[Tensor, ""],
+        sigma: Float[Tensor, " *rows"],
         conditions: Conditions,
         guidance: float | None,
     ) -> Float[Tensor, "batch ..."]:
-        """The policy's velocity at one noise level, in the precision of the run; differentiable."""
+        """The policy's velocity at one noise level for all rows or one for each, in the run's precision."""
         # One context a call: autocast keeps converted weights until it ends, and `using` changes weights in between.
         with self.precision():
             return self.generator.velocity(latents, rows_of(sigma, latents), conditions, guidance)

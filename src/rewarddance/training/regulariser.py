@@ -3,7 +3,8 @@
 Source:
     The pre-training term is ReFL's, arXiv:2304.05977, Algorithm 1, which the released code leaves out.
     Differs: without a data set, the reference policy makes the pictures. Reference images, best of N, may be the data
-    set as well; the term then teaches what the reward model chose, as RAFT, arXiv:2304.06767, does alone.
+    set as well; the term then teaches what the reward model chose, as RAFT, arXiv:2304.06767, does alone. Noise levels
+    are logit-normal, one a picture, as in arXiv:2403.03206, section 3.1.
 """
 
 import json
@@ -115,7 +116,7 @@ class Pretraining:
         conditions = bench.conditions(prompts)
         rng = torch.Generator().manual_seed(derive_seed(bench.config.seed, "pretraining", optimizer_step, number))
         noise = torch.randn(clean.shape, generator=rng).to(clean)
-        sigma = torch.rand((), generator=rng)
+        sigma = torch.sigmoid(torch.randn(len(clean), generator=rng)).to(clean.device)
         # Guidance 1: the plain velocity is what pre-training trained.
         velocity = bench.policy.velocity(add_noise(clean, noise, sigma), sigma, conditions, _PLAIN)
         return flow_matching_loss(velocity, clean, noise), prompts
