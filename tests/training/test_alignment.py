@@ -1,7 +1,6 @@
 import json
 import logging
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -9,11 +8,7 @@ from diffusers import SD3Transformer2DModel
 from PIL import Image
 
 from rewarddance.config.guard import GuardConfig
-from rewarddance.core.errors import CheckpointError, DataError, NonFiniteError, RewardError, UsageError
-from rewarddance.core.types import Judgement, Ranking, Status
-from rewarddance.data.prompts import PromptItem
-from rewarddance.data.references import ReferenceStore
-from rewarddance.search.references import TournamentSettings, make_references
+from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError, UsageError
 from rewarddance.training import alignment_run
 from rewarddance.training.alignment import align
 from rewarddance.training.guard import Guard
@@ -306,40 +301,26 @@ def test_pictures_of_a_data_set_hold_the_policy_where_they_are(tmp_path):
     assert rows_of(result.folder / "metrics.jsonl")[0]["method"]["pretraining_loss"] > 0
 
 
-def drawn_references(folder, prompts):
-    """Two references of each prompt, one of them kept; the darker picture is the better one."""
-    items = [PromptItem(str(place), prompt) for place, prompt in enumerate(prompts)]
-
-    def grey(prompts, seeds):
-        return torch.tensor([seed % 97 / 97 for seed in seeds])[:, None, None, None].expand(-1, 3, 8, 8)
-
-    class Darker:
-        def rank(self, prompt, candidates, instruction=None):
-            first, second = (float(torch.as_tensor(np.array(one)).float().mean()) for one in candidates)
-            reward, order = first - second, (1, 0) if second < first else (0, 1)
-            judgement = Judgement(Status.OK, reward=reward)
-            wins = (float(reward < 0), float(reward > 0))
-            return Ranking(order, wins, (-reward, reward), (judgement,))
-
-    make_references(grey, Darker(), items, folder, TournamentSettings("g", "j", candidates=2, top=1))
-    return ReferenceStore.open(folder)
-
-
-def test_the_best_references_of_the_training_prompts_may_be_the_data_set(tmp_path):
-    store = drawn_references(tmp_path / "references", ("a red thing", "a thing that is held out"))
-    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(tmp_path / "references")}
+def test_the_references_may_be_the_data_set_and_are_looked_up_anew(tmp_path):
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": "references"}
     bench = bench_of(align_config(tmp_path, regulariser=regulariser))
-    ((_, best),) = [(row.prompt, row.best()) for row in store.rows if row.prompt == "a red thing"]
-    assert Pretraining(bench).pairs == (("a red thing", best[0].path),)
+    asked = []
+
+    def white(prompts):
+        asked.append(tuple(prompts))
+        return [[torch.ones(3, 4, 16)] for _ in prompts]
+
+    bench.references = white
+    ((prompts, latents),) = [Pretraining(bench)._pictures(0, 0)]
     (part,) = Pretraining(bench).parts(0)
+    assert prompts == part.prompts == asked[-1]
+    assert torch.equal(latents, bench.policy.generator.latents_of(torch.ones(8, 3, 8, 8)))
     assert part.loss.requires_grad
-    assert float(part.loss.detach()) > 0
 
 
-def test_references_of_other_prompts_are_no_data_set(tmp_path):
-    drawn_references(tmp_path / "references", ("a thing that is held out",))
-    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(tmp_path / "references")}
-    with pytest.raises(DataError, match="no reference images of the training prompts"):
+def test_references_cannot_be_the_data_set_of_a_run_without(tmp_path):
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": "references"}
+    with pytest.raises(UsageError, match="judged against none"):
         align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
 
 

@@ -175,9 +175,9 @@ class RegulariserConfig(BaseModel):
     pretraining_weight: float = Field(default=0.0, ge=0)
     """Weight of the flow-matching loss on pictures that are not the policy's own."""
 
-    pretraining_data: Path | None = None
-    """JSON lines with `prompt` and `image` for that loss, or a folder of `rewarddance references`, whose best images of
-    the training prompts then draw the policy towards them; null lets the reference policy make the pictures."""
+    pretraining_data: Path | Literal["references"] | None = None
+    """JSON lines with `prompt` and `image` for that loss; or `references`, and the run's reference images, made anew or
+    not, draw the policy towards them; null lets the reference policy make the pictures."""
 
 
 class PolicyOptimizerConfig(BaseModel):

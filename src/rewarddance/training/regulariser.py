@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.media import load_image
 from rewarddance.core.seeding import derive_seed, numpy_rng
-from rewarddance.data.references import ReferenceStore
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.objectives.flow import add_noise, flow_matching_loss
 from rewarddance.objectives.kl import velocity_distance
+from rewarddance.training.reward_references import ReferenceImage, reference_pixels
 from rewarddance.training.workbench import LossPart, Workbench
 
 
@@ -75,30 +73,34 @@ def velocity_pull(
 
 
 class Pretraining:
-    """The flow-matching loss beside the method's own.
-
-    Attributes:
-        pairs: Prompts and pictures of the data set; empty when the reference policy makes the pictures.
-    """
+    """The flow-matching loss beside the method's own."""
 
     def __init__(self, bench: Workbench) -> None:
         """Find the pictures.
 
         Raises:
-            UsageError: The config gives pictures, and the generator has no encoder for them.
+            UsageError: There are pictures, and the generator has no encoder for them; or reference images are to be the
+                pictures, and the run has none.
             DataError: The list of pictures cannot be used.
         """
         self._bench = bench
-        self.pairs: tuple[tuple[str, Path], ...] = ()
+        self._pairs: tuple[tuple[str, Path], ...] = ()
         data = bench.config.regulariser.pretraining_data
-        if data is not None:
-            if not isinstance(bench.policy.generator, PictureEncoder):
-                name = bench.policy.generator.name
-                raise UsageError(
-                    f"regulariser.pretraining_data: generators of the family {name} cannot read pictures here; "
-                    "leave it out, and the reference policy makes the pictures"
-                )
-            self.pairs = _reference_pairs(data, bench.draws.prompts) if data.is_dir() else _read_pairs(data)
+        if data is None:
+            return
+        if not isinstance(bench.policy.generator, PictureEncoder):
+            name = bench.policy.generator.name
+            raise UsageError(
+                f"regulariser.pretraining_data: generators of the family {name} cannot read pictures here; "
+                "leave it out, and the reference policy makes the pictures"
+            )
+        if isinstance(data, Path):
+            self._pairs = _read_pairs(data)
+        elif bench.references(bench.draws.prompts[:1]) is None:
+            raise UsageError(
+                "regulariser.pretraining_data is `references`, and the rewards of this run are judged against none; "
+                "give JSON lines, or leave it out"
+            )
 
     def parts(self, optimizer_step: int) -> Iterator[LossPart]:
         """One piece of loss for each micro-batch of an optimizer step; none without a weight."""
@@ -125,31 +127,29 @@ class Pretraining:
     def _pictures(self, optimizer_step: int, number: int) -> tuple[tuple[str, ...], Float[Tensor, " batch *latent"]]:
         """Prompts and clean latents of a micro-batch."""
         bench, config = self._bench, self._bench.config
-        if not self.pairs:
-            (draw,) = bench.draws.draws(optimizer_step * config.gradient_accumulation + number, 1)
-            seeds = [derive_seed(seed, "pretraining") for seed in draw.seeds]
-            with bench.policy.reference():
-                return draw.prompts, bench.denoised(bench.noise(seeds), bench.conditions(draw.prompts))
         rng = numpy_rng(config.seed, "pretraining", optimizer_step, number)
-        chosen = [self.pairs[place] for place in rng.integers(len(self.pairs), size=config.batch_size)]
-        size = bench.size or bench.policy.generator.default_size
-        pixels = torch.stack([_pixels(path, size) for _, path in chosen]).to(bench.policy.device)
-        encoder = bench.policy.generator
+        if self._pairs:
+            chosen = [self._pairs[place] for place in rng.integers(len(self._pairs), size=config.batch_size)]
+            return tuple(prompt for prompt, _ in chosen), self._latents([path for _, path in chosen])
+        (draw,) = bench.draws.draws(optimizer_step * config.gradient_accumulation + number, 1)
+        if config.regulariser.pretraining_data == "references":
+            # Looked up each time: the run may have had them made anew.
+            found = bench.references(draw.prompts) or ()
+            return draw.prompts, self._latents([images[int(rng.integers(len(images)))] for images in found])
+        seeds = [derive_seed(seed, "pretraining") for seed in draw.seeds]
+        with bench.policy.reference():
+            return draw.prompts, bench.denoised(bench.noise(seeds), bench.conditions(draw.prompts))
+
+    def _latents(self, images: Sequence[ReferenceImage]) -> Float[Tensor, " batch *latent"]:
+        encoder = self._bench.policy.generator
         assert isinstance(encoder, PictureEncoder)
-        with bench.policy.precision():
-            return tuple(prompt for prompt, _ in chosen), encoder.latents_of(pixels).float()
+        size = self._bench.size or encoder.default_size
+        pixels = torch.stack([_covering(reference_pixels(image), size) for image in images])
+        with self._bench.policy.precision():
+            return encoder.latents_of(pixels.to(self._bench.policy.device)).float()
 
 
 _PLAIN = 1.0
-
-
-def _reference_pairs(folder: Path, prompts: Sequence[str]) -> tuple[tuple[str, Path], ...]:
-    """The best images of the training prompts: those of held-out prompts are not for learning."""
-    rows = [row for row in ReferenceStore.open(folder).rows if row.prompt in set(prompts)]
-    pairs = tuple((row.prompt, media.path) for row in rows for media in row.best())
-    if not pairs:
-        raise DataError(f"{folder}: has no reference images of the training prompts; make them for these prompts")
-    return pairs
 
 
 def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
@@ -165,10 +165,8 @@ def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
     return tuple((row["prompt"], path.parent / row["image"]) for row in rows)
 
 
-def _pixels(path: Path, size: ImageSize) -> Float[Tensor, "3 height width"]:
+def _covering(pixels: Float[Tensor, "3 height width"], size: ImageSize) -> Float[Tensor, "3 new_height new_width"]:
     """A picture, enlarged or reduced to cover the size and cut at its edges."""
-    channels = np.asarray(load_image(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
-    pixels = torch.from_numpy(np.ascontiguousarray(channels))
     height, width = pixels.shape[1:]
     factor = max(size.height / height, size.width / width)
     covering = (max(size.height, round(height * factor)), max(size.width, round(width * factor)))
