@@ -318,6 +318,13 @@ def test_the_references_may_be_the_data_set_and_are_looked_up_anew(tmp_path):
     assert part.loss.requires_grad
 
 
+def test_the_pretraining_term_ends_when_the_config_says(tmp_path):
+    regulariser = {"pretraining_weight": 1.0, "pretraining_steps": 2}
+    result = align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
+    steps = rows_of(result.folder / "metrics.jsonl")
+    assert ["pretraining_loss" in row["method"] for row in steps] == [True, True, False, False]
+
+
 def test_references_cannot_be_the_data_set_of_a_run_without(tmp_path):
     regulariser = {"pretraining_weight": 1.0, "pretraining_data": "references"}
     with pytest.raises(UsageError, match="judged against none"):

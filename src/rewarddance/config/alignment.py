@@ -179,6 +179,9 @@ class RegulariserConfig(BaseModel):
     """JSON lines with `prompt` and `image` for that loss; or `references`, and the run's reference images, made anew or
     not, draw the policy towards them; null lets the reference policy make the pictures."""
 
+    pretraining_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps after which that loss is left out; null keeps it to the end."""
+
 
 class PolicyOptimizerConfig(BaseModel):
     """AdamW with a linear warm-up."""

@@ -61,8 +61,9 @@ class LabAlignment:
         learning_rate: Of the adapters.
         decay: How the learning rate goes on after its warm-up.
         velocity_weight: How strongly the policy is held near the base.
-        chosen: Folder of `draw_references` with pictures that draw the policy towards them; None for none.
-        chosen_weight: How strongly they do.
+        chosen_weight: How strongly the reference images draw the policy towards them.
+        chosen_steps: Updates in which they do; None for all.
+        references_used: Reference images of a prompt, one of which at random is in a question.
         shift: Largest shift of pictures before the reward sees them, in pixels.
         noise: Noise on them.
         guard: Who watches; None for nobody.
@@ -81,8 +82,9 @@ class LabAlignment:
     learning_rate: float = 5e-4
     decay: Literal["constant", "cosine"] = "constant"
     velocity_weight: float = 0.1
-    chosen: Path | None = None
     chosen_weight: float = 0.0
+    chosen_steps: int | None = None
+    references_used: int = 1
     shift: int = 3
     noise: float = 0.03
     guard: GuardConfig | None = None
@@ -157,13 +159,14 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         rewards=(RewardConfig(model=str(run.reward)),),
         judges=tuple(JudgeConfig(model=str(judge), shift=JUDGE_SHIFT) for judge in run.judges),
         prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
-        references=ReferencesConfig(folder=run.references),
+        references=ReferencesConfig(folder=run.references, count=run.references_used, combine="random"),
         method=method,
         augmentation=AugmentationConfig(shift=run.shift, noise=run.noise),
         regulariser=RegulariserConfig(
             velocity_weight=run.velocity_weight,
             pretraining_weight=run.chosen_weight,
-            pretraining_data=run.chosen if run.chosen_weight else None,
+            pretraining_data="references" if run.chosen_weight else None,
+            pretraining_steps=run.chosen_steps,
         ),
         optimizer=PolicyOptimizerConfig(learning_rate=run.learning_rate, decay=run.decay),
         guard=run.guard,

@@ -69,8 +69,10 @@ WAYS: dict[WayName, Way] = {
 
 OPTIMIZER_STEPS, EVALUATE_EVERY = 60, 10
 COMPARISONS = 4000
-GUARDED_STEPS, GUARDED_BATCH = 240, 16
-GUARDED_RATE = 5e-4
+GUARDED_STEPS, GUARDED_BATCH = 360, 16
+GUARDED_RATE = 1e-3
+GUARDED_CANDIDATES, GUARDED_REFERENCES = 16, 4
+CHOSEN_WEIGHT, CHOSEN_STEPS = 10.0, 160
 FINAL_SAMPLES = 16
 FINISHED_NAME = "finished.json"
 
@@ -187,7 +189,11 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
 
 
 def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[int], None] | None = None) -> list[Any]:
-    """The largest pairwise reward model with the guard, once for each seed; one row a run."""
+    """The largest pairwise reward model with the guard, once for each seed; one row a run.
+
+    ReFL, and for the first part of the run its pre-training term on the reference images: the best four of sixteen of
+    the base generator, by the reward model itself.
+    """
     _prepare(study)
     return make_all(partial(_make_guarded, study), seeds, study.jobs, on_done)
 
@@ -251,15 +257,21 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
     if kept.is_file():
         row: dict[str, Any] = json.loads(kept.read_text())
         return row
+    reward, references = study.model("small", "pairwise", seed), study.folder / f"guarded-references-{seed}"
+    draw_references(references, study.prompts, reward, candidates=GUARDED_CANDIDATES, top=GUARDED_REFERENCES, seed=seed)
     run = LabAlignment(
         folder=folder,
         prompts=study.prompts,
-        references=study.references,
-        reward=study.model("small", "pairwise", seed),
+        references=references,
+        reward=reward,
         judges=(study.model("small", "pairwise", (seed + 1) % len(study.judge_seeds)),),
         optimizer_steps=GUARDED_STEPS,
         learning_rate=GUARDED_RATE,
         decay="cosine",
+        velocity_weight=0.0,
+        chosen_weight=CHOSEN_WEIGHT,
+        chosen_steps=CHOSEN_STEPS,
+        references_used=GUARDED_REFERENCES,
         evaluate_every=GUARDED_STEPS // 12,
         batch_size=GUARDED_BATCH,
         guard=GuardConfig(),

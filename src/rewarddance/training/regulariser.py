@@ -103,10 +103,11 @@ class Pretraining:
             )
 
     def parts(self, optimizer_step: int) -> Iterator[LossPart]:
-        """One piece of loss for each micro-batch of an optimizer step; none without a weight."""
+        """One piece of loss for each micro-batch of an optimizer step; none without a weight, or when it is over."""
         config = self._bench.config
-        weight = config.regulariser.pretraining_weight * self._bench.pull
-        for number in range(config.gradient_accumulation if weight else 0):
+        weight, steps = config.regulariser.pretraining_weight * self._bench.pull, config.regulariser.pretraining_steps
+        is_over = steps is not None and optimizer_step >= steps
+        for number in range(config.gradient_accumulation if weight and not is_over else 0):
             loss, prompts = self._loss(optimizer_step, number)
             mean = loss.mean()
             figures = {"pretraining_loss": float(mean.detach())}
