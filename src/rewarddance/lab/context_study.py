@@ -141,6 +141,7 @@ def write_context_results(
         "study": "context",
         "command": "rewarddance lab study context",
         "versions": package_versions(),
+        "is_complete": {cell.instruction for cell in instructions[0].cells} == set(INSTRUCTIONS),
         "split_sizes": dict(instructions[0].runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
         "pictures": {"prompts": len(gold), "rewarded": rewarded},

@@ -52,9 +52,9 @@ class _Pool:
     load: Callable[[], Judge]
     session: str
     left: deque[int]
-    gpus: Sequence[str] = ()
     workers: list[_Worker] = field(default_factory=list)
     deaths_before_work: int = 0
+    gpus: Sequence[str] = ()
 
     def start_one(self) -> None:
         # A fresh interpreter: a fork of a process with threads, and torch has some, may hang.
@@ -136,7 +136,7 @@ def judge_on_processes(
         RewardDanceError: The model cannot be loaded.
     """
     pending = job.pending()
-    pool = _Pool(job, load, session, deque(pending), gpus)
+    pool = _Pool(job, load, session, deque(pending), gpus=gpus)
     finished = len(job.shards) - len(pending)
     show(finished * job.shard_rows)
     try:
