@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,13 @@ def test_sigterm_answers_what_was_taken_and_exits_with_zero():
         code = process.wait(60)
 
     assert (answer.status, reward, code) == (200, 5.0, 0)
+
+
+def test_an_answer_is_sent_without_waiting_for_the_acknowledgement_of_its_head():
+    with listening_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_event_loop_need_not_wait_long_for_the_engine():
