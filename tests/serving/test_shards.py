@@ -272,9 +272,12 @@ def kill_at_random(folder: Path, seed: int, ray: str, rows: int, seconds: float,
             while driver.poll() is None and progress_of(folder) == before:
                 time.sleep(0.01)
             time.sleep(rng.random() * 4 * seconds)
-            workers = [one for one in psutil.Process(driver.pid).children(recursive=True) if is_worker(one)]
-            victim = rng.choice([driver.pid, *(worker.pid for worker in workers)])
-            os.kill(victim, signal.SIGKILL)
+            try:
+                workers = [one for one in psutil.Process(driver.pid).children(recursive=True) if is_worker(one)]
+                victim = rng.choice([driver.pid, *(worker.pid for worker in workers)])
+                os.kill(victim, signal.SIGKILL)
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue  # a process of Ray's ended while the list was made
             killed += 1
             if victim == driver.pid:
                 break
