@@ -322,7 +322,7 @@ def main() -> None:
         process.terminate()
         process.wait(60)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    settings = {name: str(value) for name, value in vars(options).items()}
+    settings = {name: str(value) for name, value in vars(options).items() if name != "json"}
     text = json.dumps({**found, "exit_code": process.returncode, "settings": settings, "machine": machine}, indent=2)
     print(text)
     if options.json is not None:
