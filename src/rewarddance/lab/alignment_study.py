@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 
 from rewarddance.config.guard import GuardConfig
-from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.data.prompts import read_prompts
 from rewarddance.evaluation.evaluation_file import package_versions
@@ -39,9 +38,9 @@ from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
 from rewarddance.lab.processes import make_all
+from rewarddance.lab.reward_study import StudyRun, made_model
 from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.reports.json_files import read_json_lines
-from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.run_folder import RunFolder
 
@@ -128,10 +127,7 @@ class AlignmentStudy:
         Raises:
             UsageError: It was not made yet.
         """
-        folder = self.models / f"{size}-{kind}-{COMPARISONS}-{seed}" / "model"
-        if not (folder / RECORD_NAME).is_file():
-            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
-        return folder
+        return made_model(self.models, StudyRun(size, kind, COMPARISONS, seed))
 
     def judges(self, cell: AlignmentCell) -> tuple[Path, ...]:
         """Held-out judges of a run: generative models of two sizes that have learned from other comparisons."""

@@ -34,8 +34,7 @@ from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.prompts import parse_prompt
-from rewarddance.lab.reward_study import COUNTS, SIZES
-from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, made_model
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardKind
 
@@ -84,10 +83,7 @@ class CurveStudy:
         Raises:
             UsageError: It was not made yet.
         """
-        folder = self.models / f"{cell.size}-{cell.kind}-{COUNTS['train']}-{cell.seed}" / "model"
-        if not (folder / RECORD_NAME).is_file():
-            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
-        return folder
+        return made_model(self.models, StudyRun(cell.size, cell.kind, COUNTS["train"], cell.seed))
 
 
 def curve_cells(seeds: Sequence[int]) -> tuple[CurveCell, ...]:

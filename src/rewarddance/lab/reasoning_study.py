@@ -40,7 +40,7 @@ from rewarddance.lab.learning import (
 )
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain, share_kept
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, StudySettings, figures, study_data
 from rewarddance.lab.teacher import LabTeacher, lab_judge
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.reasoning_settings import ReasoningSettings
@@ -91,7 +91,7 @@ class ReasoningStudy:
     def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
         """Run directory of the model that judges in a way."""
         if way == "plain":
-            return self.runs.folder / f"{cell.size}-pairwise-{cell.comparisons}-{cell.seed}"
+            return self.runs.folder / StudyRun(cell.size, "pairwise", cell.comparisons, cell.seed).name
         return self.folder / cell.name / ("student" if way == "student" else "rationales")
 
     def answers(self, cell: ReasoningCell, way: WayName) -> Path:

@@ -39,11 +39,10 @@ from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.prompts import parse_prompt
-from rewarddance.lab.reward_study import COUNTS, SIZES
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, made_model
 from rewarddance.lab.seeds import seed_interval
 from rewarddance.metrics.agreement import correctness, mean_of_known
 from rewarddance.metrics.bootstrap import paired_difference
-from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import ReferenceMode, RewardModel
 from rewarddance.search.references import (
@@ -139,10 +138,7 @@ class ReferenceStudy:
         Raises:
             UsageError: It was not made yet.
         """
-        folder = self.models / f"{cell.size}-pairwise-{self.comparisons}-{cell.seed}" / "model"
-        if not (folder / RECORD_NAME).is_file():
-            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
-        return folder
+        return made_model(self.models, StudyRun(cell.size, "pairwise", self.comparisons, cell.seed))
 
     def prompts(self) -> list[PromptItem]:
         """The same for every reward model."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.preference_report import GroupReport
@@ -24,6 +25,7 @@ from rewarddance.lab.comparisons import LabData, Split, draw_comparisons, open_d
 from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, clear_gold, learn, measure
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.seeds import mean_and_half_width
+from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardKind
 
 StudyName = Literal["paradigms", "learning_curve"]
@@ -120,6 +122,18 @@ def make_run(settings: StudySettings, run: StudyRun) -> dict[str, Any]:
     row = {**asdict(run), **{split: figures(report.facets["split"][SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
     write_json_atomic(kept, row)
     return row
+
+
+def made_model(runs: Path, run: StudyRun) -> Path:
+    """The reward model of a finished run, for the studies that use it.
+
+    Raises:
+        UsageError: It was not made yet.
+    """
+    folder = runs / run.name / "model"
+    if not (folder / RECORD_NAME).is_file():
+        raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {runs}`")
+    return folder
 
 
 def study_data(settings: StudySettings, seed: int) -> LabData:

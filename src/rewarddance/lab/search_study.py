@@ -34,9 +34,8 @@ from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.prompts import parse_prompt
-from rewarddance.lab.reward_study import COUNTS, SIZES
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, made_model
 from rewarddance.metrics.bootstrap import Interval, bootstrap_mean
-from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.search.bench import Drawing
 from rewarddance.search.best_of_n import BestOfNSettings, affordable_candidates
@@ -90,10 +89,7 @@ class SearchStudy:
         Raises:
             UsageError: It was not made yet.
         """
-        folder = self.models / f"{size}-pointwise-{COUNTS['train']}-{seed}" / "model"
-        if not (folder / RECORD_NAME).is_file():
-            raise UsageError(f"{folder} is missing; make it with `rewarddance lab study paradigms --out {self.models}`")
-        return folder
+        return made_model(self.models, StudyRun(size, "pointwise", COUNTS["train"], seed))
 
     def prompts(self, seed: int) -> Path:
         """Prompts of a seed."""
