@@ -239,8 +239,9 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         rewards = self.route.rewards(self.noise)
         refl_loss(rewards).mean().backward()
-        slopes = [one.grad.flatten() for one in self.route.network.parameters() if one.grad is not None]
-        return rewards.detach(), torch.cat(slopes)
+        parameters = list(self.route.network.parameters())
+        slopes = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        return rewards.detach(), torch.cat([slope.flatten() for slope in slopes])
 
     def seconds(self) -> tuple[float, float]:
         """Of the clock and of this process's CPU time, for one whole step."""

@@ -1,8 +1,10 @@
+import re
 import socket
 import time
 
 import pytest
 
+import rewarddance.serving.connections
 from rewarddance.serving.limits import ServiceLimits
 from tests.serving.stand_in import judge_body, running
 
@@ -99,3 +101,91 @@ def test_what_is_no_http_gets_an_error_without_details(noise: bytes):
 
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"0x" not in answer
+
+
+MANY = 2_000_000
+JSON = b"Content-Type: application/json\r\n"
+ENDLESS = {
+    "a header": HEAD + b"X: " + b"a" * MANY,
+    "headers": HEAD + b"X: a\r\n" * (MANY // 6),
+    "an address": b"POST /" + b"a" * MANY,
+    "the name of a chunk": HEAD + JSON + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * MANY,
+    "headers after a body": HEAD
+    + JSON
+    + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+    + b"X: a\r\n" * (MANY // 6),
+}
+
+
+def unread_answer(port: int, data: bytes) -> bytes:
+    """What comes back while a part of the data is not even taken; empty when nothing does."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(5)
+        try:
+            connection.sendall(data)
+            return connection.recv(4096)
+        except TimeoutError:
+            return b""
+        except OSError:
+            return b"cut off"
+
+
+@pytest.mark.parametrize("data", ENDLESS.values(), ids=list(ENDLESS))
+def test_what_is_neither_head_nor_body_is_bounded(data: bytes):
+    with running() as here:
+        answer = unread_answer(here.port, data)
+        assert here.get("/health").status == 200
+
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413", b"cut off"))
+
+
+def test_without_the_bound_a_head_of_two_megabytes_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rewarddance.serving.connections, "_MAX_HEAD_BYTES", 2 * MANY)
+    with running() as here:
+        answer = unread_answer(here.port, ENDLESS["a header"])
+
+    assert answer == b""
+
+
+def test_a_refused_body_that_is_there_as_a_whole_leaves_the_connection_open():
+    limits = ServiceLimits(max_body_bytes=100, discard_seconds=0.3, drain_seconds=0.0)
+    with running(limits=limits) as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(5)
+        for _ in range(2):
+            connection.sendall(HEAD + JSON + b"Content-Length: 200\r\n\r\n" + b"a" * 200)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 413")
+            time.sleep(1.2)
+
+
+def test_two_requests_in_one_piece_get_two_answers_in_order():
+    with running() as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(
+            b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"404"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 2\r\nContent-Length: 3\r\n",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: identity, chunked, x\r\n",
+        b"Content-Length : 2\r\n",
+        b"Content-Length: -2\r\n",
+        b" Content-Length: 2\r\n",
+    ],
+)
+def test_a_length_that_two_readers_would_read_differently_is_refused(lines: bytes):
+    with running() as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(HEAD + JSON + lines + b"\r\n{}")
+        answer = connection.recv(4096)
+
+    assert answer.startswith(b"HTTP/1.1 400")

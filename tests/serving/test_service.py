@@ -8,6 +8,8 @@ import torch
 
 from rewarddance.serving.fetching import Fetcher, Origin
 from rewarddance.serving.limits import ServiceLimits
+from rewarddance.serving.overload import OverloadGate
+from rewarddance.serving.service import Service
 from tests.serving.stand_in import Running, StandInModel, data_uri, judge_body, png, running
 
 
@@ -178,6 +180,49 @@ def test_a_full_queue_refuses_before_the_body_is_read_and_says_when_to_return():
         assert (refused.status, refused.code) == (429, "busy")
         assert int(refused.headers["retry-after"]) >= 1
         assert [one.result().status for one in taken] == [200] * 3
+
+
+def test_a_stranger_does_not_learn_that_the_queue_is_full():
+    model, limits = StandInModel(), ServiceLimits(queue_comparisons=1, drain_seconds=0.0)
+    model.gate.clear()
+    token = "a-token-of-sixteen-or-more"
+    with running(model, limits, token) as here, ThreadPoolExecutor(2) as threads:
+        own = {"authorization": f"Bearer {token}"}
+        taken = [threads.submit(here.post, "/v1/judge", judge_body(), **own)]
+        wait_until(lambda: here.service._queue.running == 1)
+        taken.append(threads.submit(here.post, "/v1/judge", judge_body(), **own))
+        wait_until(lambda: here.service._queue.is_full)
+        stranger, friend = here.post("/v1/judge", judge_body()), here.post("/v1/rank", {}, **own)
+        other, missing = here.post("/health", {}, **own), here.post("/v1/judge/", {}, **own)
+        page = here.ask("GET", "/metrics", None, own).body.decode()
+        model.gate.set()
+
+        assert (stranger.status, friend.status, other.status, missing.status) == (401, 429, 405, 404)
+        assert 'rewarddance_requests_total{outcome="busy",route="/v1/rank"} 1.0' in page
+        assert [one.result().status for one in taken] == [200, 200]
+
+
+@pytest.mark.parametrize("has_gate", [True, False])
+def test_the_gate_in_front_of_the_application_spares_it_the_refusals(has_gate: bool, monkeypatch: pytest.MonkeyPatch):
+    if not has_gate:
+        monkeypatch.setattr(OverloadGate, "_refusal", lambda self, scope: None)
+    asked = []
+    monkeypatch.setattr(Service, "check_ready", lambda self: asked.append(1) or self.engine)
+    model, limits = StandInModel(), ServiceLimits(queue_comparisons=1, drain_seconds=0.0)
+    model.gate.clear()
+    with running(model, limits) as here, ThreadPoolExecutor(2) as threads:
+        taken = [threads.submit(here.post, "/v1/judge", judge_body())]
+        wait_until(lambda: here.service._queue.running == 1)
+        taken.append(threads.submit(here.post, "/v1/judge", judge_body()))
+        wait_until(lambda: here.service._queue.is_full)
+        before = len(asked)
+        refused = [here.post("/v1/judge", judge_body()) for _ in range(5)]
+        reached = len(asked) - before
+        model.gate.set()
+        assert [one.result().status for one in taken] == [200, 200]
+
+    assert [(one.status, one.code) for one in refused] == [(429, "busy")] * 5
+    assert reached == (0 if has_gate else 5)
 
 
 def test_a_request_is_given_up_at_its_own_deadline_and_never_later_than_the_services():

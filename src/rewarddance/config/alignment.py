@@ -272,6 +272,10 @@ class AlignConfig(BaseModel):
     evaluation_samples: int = Field(default=4, ge=1)
     """Pictures of each prompt in an evaluation; at least 2 show the spread and the diversity within a prompt."""
 
+    evaluation_batch_size: int | None = Field(default=None, ge=1)
+    """Pictures that an evaluation makes and judges at once; null for `batch_size`. There is no gradient, so that more
+    fit than in an update."""
+
     samples_every: int = Field(default=20, ge=1)
     """Optimizer steps between pictures kept for people; a multiple of `evaluate_every`."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from rewarddance.generators.guidance import guided
 from rewarddance.generators.protocol import ImageSize
 from rewarddance.generators.schedule import dynamic_shift, scheduler_sigmas
+from rewarddance.generators.sd3_attention import leave_out_unread_queries
 
 _DEFAULT_MAX_SHIFT = 1.16  # what the pipeline assumes where the scheduler does not say; FLUX's assumes 1.15
 
@@ -30,6 +31,9 @@ class StableDiffusion3:
     name: str = "sd3"
     default_denoising_steps: int = 28
     negative_prompt: str | None = ""
+
+    def __post_init__(self) -> None:
+        leave_out_unread_queries(self.pipeline.transformer)
 
     @property
     def default_guidance(self) -> float:

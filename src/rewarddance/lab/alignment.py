@@ -42,6 +42,7 @@ GOLD_SAMPLES = 4
 JUDGE_SHIFT = 3
 
 _DRAWS = 600
+_EVALUATION_BATCH = 48
 _HELD_OUT_SHARE = 0.25
 _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 
@@ -68,6 +69,8 @@ class LabAlignment:
         noise: Noise on them.
         guard: Who watches; None for nobody.
         evaluate_every: Updates between evaluations.
+        evaluation_prompts: Held-out prompts that the judges see.
+        evaluation_samples: Pictures of each.
         batch_size: Pictures of an update.
         seed: Decides prompts, noise and adapters.
     """
@@ -89,6 +92,8 @@ class LabAlignment:
     noise: float = 0.03
     guard: GuardConfig | None = None
     evaluate_every: int = 10
+    evaluation_prompts: int = 24
+    evaluation_samples: int = 3
     batch_size: int = 8
     seed: int = 0
 
@@ -172,8 +177,9 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         guard=run.guard,
         batch_size=run.batch_size,
         optimizer_steps=run.optimizer_steps,
-        evaluation_prompts=24,
-        evaluation_samples=3,
+        evaluation_prompts=run.evaluation_prompts,
+        evaluation_samples=run.evaluation_samples,
+        evaluation_batch_size=_EVALUATION_BATCH,
         evaluate_every=run.evaluate_every,
         save_every=run.optimizer_steps,
         samples_every=run.optimizer_steps,

@@ -53,6 +53,7 @@ class Way:
 
     method: MethodName
     learning_rate: float
+    optimizer_steps: int
     velocity_weight: float = 0.0
     shift: int = 0
     noise: float = 0.0
@@ -60,13 +61,13 @@ class Way:
 
 
 WAYS: dict[WayName, Way] = {
-    "refl": Way("refl", 1e-3),
-    "refl_augmented": Way("refl", 5e-4, velocity_weight=0.1, shift=3, noise=0.03),
-    "flow_grpo": Way("flow_grpo", 1e-3, batch_size=64),
+    "refl": Way("refl", 1e-3, 80),
+    "refl_augmented": Way("refl", 5e-4, 56, velocity_weight=0.1, shift=3, noise=0.03),
+    "flow_grpo": Way("flow_grpo", 1e-3, 64, batch_size=64),
 }
 """Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
 
-OPTIMIZER_STEPS, EVALUATE_EVERY = 60, 10
+EVALUATE_EVERY, EVALUATION_PROMPTS, EVALUATION_SAMPLES = 8, 33, 3
 COMPARISONS = 4000
 GUARDED_STEPS, GUARDED_BATCH = 360, 16
 GUARDED_RATE = 1e-3
@@ -74,6 +75,10 @@ GUARDED_CANDIDATES, GUARDED_REFERENCES = 16, 4
 CHOSEN_WEIGHT, CHOSEN_STEPS = 10.0, 160
 FINAL_SAMPLES = 16
 FINISHED_NAME = "finished.json"
+
+_JUDGE_SEEDS = 2
+_JUDGE_SIZES: tuple[BaseSize, ...] = ("small", "micro")
+_JUDGE_KINDS: tuple[RewardKind, ...] = ("pointwise", "scalar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class AlignmentStudy:
         models: Folder of the runs of `lab study paradigms`.
         cells: Which runs.
         drawing: Seed of prompts and reference images.
-        judge_seeds: Seeds of the reward models among which held-out judges are chosen: the first but the run's own.
+        judge_seeds: Seeds of the reward models among which held-out judges are chosen: the first two but the run's own.
         jobs: Runs at a time, one thread each.
     """
 
@@ -130,9 +135,9 @@ class AlignmentStudy:
         return made_model(self.models, StudyRun(size, kind, COMPARISONS, seed))
 
     def judges(self, cell: AlignmentCell) -> tuple[Path, ...]:
-        """Held-out judges of a run: generative models of two sizes that have learned from other comparisons."""
-        other = next(seed for seed in self.judge_seeds if seed != cell.seed)
-        return (self.model("small", "pointwise", other), self.model("micro", "pointwise", other))
+        """Held-out judges of a run: of two sizes and two paradigms, each of two other sets of comparisons."""
+        others = [seed for seed in self.judge_seeds if seed != cell.seed][:_JUDGE_SEEDS]
+        return tuple(self.model(size, kind, other) for other, size, kind in product(others, _JUDGE_SIZES, _JUDGE_KINDS))
 
 
 def alignment_cells(
@@ -172,8 +177,9 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
             references=study.references,
             reward=study.model(cell.size, cell.kind, cell.seed),
             judges=study.judges(cell),
-            optimizer_steps=OPTIMIZER_STEPS,
             evaluate_every=EVALUATE_EVERY,
+            evaluation_prompts=EVALUATION_PROMPTS,
+            evaluation_samples=EVALUATION_SAMPLES,
             seed=cell.seed,
             **asdict(way),
         )

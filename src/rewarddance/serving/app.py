@@ -12,16 +12,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rewarddance import __version__
-from rewarddance.serving.authentication import authenticator
+from rewarddance.serving.authentication import Authenticator
 from rewarddance.serving.monitoring import CONTENT_TYPE
 from rewarddance.serving.openapi import body_of, description_of
+from rewarddance.serving.overload import CHAT_ROUTE, JUDGE_ROUTE, RANK_ROUTE
 from rewarddance.serving.plans import Planner
 from rewarddance.serving.refusals import RefusalCode, RefusedError
 from rewarddance.serving.rendering import chat_answer, judge_answer, rank_answer
 from rewarddance.serving.schemas import ChatBody, ErrorAnswer, JudgeAnswer, JudgeBody, RankAnswer, RankBody
 from rewarddance.serving.service import Service
 
-_JUDGE, _RANK, _CHAT = "/v1/judge", "/v1/rank", "/v1/chat/completions"
 _STARTED = "rewarddance_started"
 
 
@@ -42,7 +42,7 @@ def build_app(service: Service, token: str | None) -> FastAPI:
         title="RewardDance scoring service",
         version=__version__,
         lifespan=lifespan,
-        dependencies=[Depends(_stamp), Depends(authenticator(token))],
+        dependencies=[Depends(_stamp), Depends(Authenticator.of(token))],
         responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
         # FastAPI's own pages would be routes without the dependency; the schema is served by one of ours.
         docs_url=None,
@@ -57,20 +57,26 @@ def build_app(service: Service, token: str | None) -> FastAPI:
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
-    @app.post(_JUDGE, response_model=JudgeAnswer, openapi_extra=body_of(JudgeBody))
+    @app.post(JUDGE_ROUTE, response_model=JudgeAnswer, openapi_extra=body_of(JudgeBody))
     async def judge(request: Request) -> Response:
         """Judge one candidate."""
-        return await _timed(service, request, _JUDGE, service.respond(request, _JUDGE, Planner.judge, judge_answer))
+        return await _timed(
+            service, request, JUDGE_ROUTE, service.respond(request, JUDGE_ROUTE, Planner.judge, judge_answer)
+        )
 
-    @app.post(_RANK, response_model=RankAnswer, openapi_extra=body_of(RankBody))
+    @app.post(RANK_ROUTE, response_model=RankAnswer, openapi_extra=body_of(RankBody))
     async def rank(request: Request) -> Response:
         """Rank candidates of one prompt by pairwise wins."""
-        return await _timed(service, request, _RANK, service.respond(request, _RANK, Planner.rank, rank_answer))
+        return await _timed(
+            service, request, RANK_ROUTE, service.respond(request, RANK_ROUTE, Planner.rank, rank_answer)
+        )
 
-    @app.post(_CHAT, openapi_extra=body_of(ChatBody))
+    @app.post(CHAT_ROUTE, openapi_extra=body_of(ChatBody))
     async def chat(request: Request) -> Response:
         """Answer a question by one token, with log-probabilities, in the shape of OpenAI's chat completions."""
-        return await _timed(service, request, _CHAT, service.respond(request, _CHAT, Planner.chat, chat_answer))
+        return await _timed(
+            service, request, CHAT_ROUTE, service.respond(request, CHAT_ROUTE, Planner.chat, chat_answer)
+        )
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:

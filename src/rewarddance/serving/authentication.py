@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
@@ -46,23 +46,41 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def authenticator(token: str | None) -> Callable[[Request], Awaitable[None]]:
-    """The dependency.
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    """Knows who may ask.
 
-    Args:
-        token: What clients must send; None lets everyone in, on loopback only.
+    Attributes:
+        digest: Of the token that clients must send; None lets everyone in, on loopback only.
     """
-    expected = None if token is None else _digest(token.encode())
 
-    async def authenticate(request: Request) -> None:
-        if expected is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    digest: bytes | None
+
+    @classmethod
+    def of(cls, token: str | None) -> "Authenticator":
+        """For a token, which is not kept."""
+        return cls(None if token is None else _digest(token.encode()))
+
+    def allows(self, authorization: str) -> bool:
+        """Whether a request may be answered.
+
+        Args:
+            authorization: The value of its header; empty for none.
+        """
+        if self.digest is None:
+            return True
+        scheme, _, given = authorization.partition(" ")
         # Digests have one length, so the comparison tells nothing about the token.
-        if scheme.lower() != _SCHEME or not hmac.compare_digest(_digest(given.encode()), expected):
-            raise RefusedError(RefusalCode.UNAUTHORIZED)
+        return scheme.lower() == _SCHEME and hmac.compare_digest(_digest(given.encode()), self.digest)
 
-    return authenticate
+    async def __call__(self, request: Request) -> None:
+        """The dependency of every route.
+
+        Raises:
+            RefusedError: The token is missing or wrong.
+        """
+        if not self.allows(request.headers.get("authorization", "")):
+            raise RefusedError(RefusalCode.UNAUTHORIZED)
 
 
 def _digest(token: bytes) -> bytes:

@@ -152,8 +152,14 @@ class Service:
             raise RefusedError(RefusalCode.NOT_READY, retry_after_seconds=5)
         return self.engine
 
+    @property
+    def full_queue(self) -> RefusedError | None:
+        """The refusal of whatever would ask the model now; None when there is room, or another reason to refuse."""
+        queue = self._queue
+        return queue.busy() if queue is not None and self.is_ready and queue.is_full else None
+
     def _open_for_work(self) -> tuple[Engine, WorkQueue]:
-        """Refusals that need no body come before it is read: they cost a fraction of a millisecond."""
+        """Refusals that need no body come before it is read."""
         engine = self.check_ready()
         assert self._queue is not None
         if self._queue.is_full:

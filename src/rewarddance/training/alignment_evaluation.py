@@ -78,6 +78,7 @@ class Evaluation:
         self._judges = judges
         self._guard = guard
         self._samples = bench.config.evaluation_samples
+        self._batch_size = bench.config.evaluation_batch_size or bench.config.batch_size
 
     @torch.no_grad()
     def at(self, optimizer_step: int) -> Evaluated:
@@ -87,7 +88,7 @@ class Evaluation:
             RewardError: A reward or judge gave no usable numbers.
         """
         asked = tuple(prompt for prompt in self._prompts for _ in range(self._samples))
-        made = [self._pictures(asked, first) for first in range(0, len(asked), self._bench.config.batch_size)]
+        made = [self._pictures(asked, first) for first in range(0, len(asked), self._batch_size)]
         pixels = torch.cat([pictures.pixels for pictures in made])
         distance = float(torch.cat([pictures.distance for pictures in made]).mean())
         proxy = [value for pictures in made for value in pictures.proxy.tolist()]
@@ -115,7 +116,7 @@ class Evaluation:
     def _pictures(self, asked: tuple[str, ...], first: int) -> "_Pictures":
         """A batch with its rewards and its mean distance from the reference policy along the way."""
         bench = self._bench
-        places = range(first, min(first + bench.config.batch_size, len(asked)))
+        places = range(first, min(first + self._batch_size, len(asked)))
         prompts = tuple(asked[place] for place in places)
         seeds = [derive_seed(bench.config.seed, "evaluation", *divmod(place, self._samples)) for place in places]
         conditions, latents, sigmas = bench.conditions(prompts), bench.noise(seeds), bench.sigmas

@@ -125,7 +125,7 @@ class _HeldOutModel:
         self._device = next(model.module.parameters()).device
         self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
         self._references = references
-        self._batch_size = config.batch_size
+        self._batch_size = config.evaluation_batch_size or config.batch_size
         self._shift = judge.shift
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Sequence[float]:

@@ -1,0 +1,90 @@
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+
+from rewarddance.generators.sd3_attention import PictureQueries, leave_out_unread_queries
+
+TOKENS, PATCHES = 11, 16
+
+
+def _network(qk_norm: str | None) -> Any:
+    torch.manual_seed(0)
+    network = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=16,
+        pooled_projection_dim=6,
+        out_channels=4,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm=qk_norm,
+    )
+    for value in network.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    return network
+
+
+def _answer(network: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """What it predicts, and the gradient by every parameter, zeros where there is none."""
+    rng = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(shape, generator=rng)  # noqa: E731
+    network.zero_grad(set_to_none=True)
+    predicted = network(
+        hidden_states=draw(2, 4, 8, 8),
+        timestep=torch.tensor([100.0, 900.0]),
+        encoder_hidden_states=draw(2, TOKENS, 12),
+        pooled_projections=draw(2, 6),
+        return_dict=False,
+    )[0]
+    predicted.square().mean().backward()
+    named = network.named_parameters()
+    return predicted.detach(), {
+        name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in named
+    }
+
+
+@pytest.mark.parametrize("qk_norm", ["rms_norm", None])
+def test_what_nobody_reads_is_left_out_and_nothing_changes(qk_norm: str | None):
+    network = _network(qk_norm)
+    expected, slopes = _answer(network)
+    leave_out_unread_queries(network)
+    found, found_slopes = _answer(network)
+
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for name, slope in slopes.items():
+        torch.testing.assert_close(found_slopes[name], slope, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_only_the_last_joint_block_asks_less(monkeypatch: pytest.MonkeyPatch):
+    network = _network("rms_norm")
+    leave_out_unread_queries(network)
+    kinds = [type(block.attn.processor) for block in network.transformer_blocks]
+    assert kinds == [JointAttnProcessor2_0, JointAttnProcessor2_0, PictureQueries]
+
+    asked: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        asked.append(query.shape[2])
+        return attend(query, *rest, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    _answer(network)
+    assert asked == [PATCHES + TOKENS, PATCHES, PATCHES + TOKENS, PATCHES]
+
+
+def test_a_processor_of_someone_else_stays():
+    network = _network(None)
+    own = type("Own", (JointAttnProcessor2_0,), {})()
+    network.transformer_blocks[-1].attn.set_processor(own)
+    leave_out_unread_queries(network)
+
+    assert network.transformer_blocks[-1].attn.processor is own
