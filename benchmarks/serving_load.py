@@ -2,7 +2,7 @@
 
 The load is open: requests leave on a schedule that does not wait for answers, and a latency counts from the moment at
 which a request was due. A client that waits would slow down with the service and hide its queue. The service runs in a
-process of its own, and so does this one; `--pin` gives each a core. Run it with
+process of its own, its model in another, and so does this one; `--pin` gives the model a core. Run it with
 
     python -m benchmarks.serving_load --json serving_load.json
     python -m benchmarks.serving_load --quick
@@ -181,7 +181,7 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass
 class Memory:
-    """Resident size of the service, watched while something runs."""
+    """Resident size of the service and of its engine's process together, watched while something runs."""
 
     process: psutil.Process
     seen: list[int] = field(default_factory=list)
@@ -189,7 +189,8 @@ class Memory:
     async def watch(self) -> None:
         """Look until cancelled."""
         while True:
-            self.seen.append(self.process.memory_info().rss)
+            family = (self.process, *self.process.children(recursive=True))
+            self.seen.append(sum(one.memory_info().rss for one in family))
             await asyncio.sleep(0.1)
 
 
@@ -294,7 +295,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=64, help="pixels of a side of every picture")
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="threads of the model")
-    parser.add_argument("--pin", action="store_true", help="service on core 0, clients on core 1")
+    parser.add_argument("--pin", action="store_true", help="engine on core 0, the rest on core 1")
     parser.add_argument("--quick", action="store_true", help="a few seconds of everything")
     parser.add_argument("--steady-seconds", type=float, default=300.0)
     parser.add_argument("--overload-seconds", type=float, default=60.0)
@@ -313,10 +314,12 @@ def main() -> None:
     options = options_of()
     process, port = start_service(options)
     try:
-        if options.pin:
-            os.sched_setaffinity(process.pid, {0})
-            os.sched_setaffinity(0, {1})
         asyncio.run(until_ready(port))
+        if options.pin:
+            for one in psutil.Process(process.pid).children(recursive=True):
+                os.sched_setaffinity(one.pid, {0})
+            os.sched_setaffinity(process.pid, {1})
+            os.sched_setaffinity(0, {1})
         found = asyncio.run(campaign(port, psutil.Process(process.pid), options))
     finally:
         process.terminate()

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from rewarddance.core.types import Judgement, JudgementRequest, Ranking, Status
-from rewarddance.serving.engine import Engine
+from rewarddance.serving.engine import Engine, ModelEngine
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.server import listening_socket, serve_on
 from rewarddance.serving.service import Service
@@ -50,8 +50,8 @@ class StandInModel:
         return Ranking(tuple(range(count)), (1.0,) * count, (0.0,) * count, ())
 
 
-def engine_of(model: Any, limits: ServiceLimits | None = None) -> Engine:
-    return Engine(model, "stand-in", frozenset({"overall"}), (limits or ServiceLimits()).media)
+def engine_of(model: Any, limits: ServiceLimits | None = None) -> ModelEngine:
+    return ModelEngine(model, "stand-in", frozenset({"overall"}), (limits or ServiceLimits()).media)
 
 
 def png(color: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
@@ -118,10 +118,14 @@ class Running:
 
 @contextmanager
 def running(
-    model: Any = None, limits: ServiceLimits | None = None, token: str | None = None, **more: Any
+    model: Any = None,
+    limits: ServiceLimits | None = None,
+    token: str | None = None,
+    load: Callable[[], Engine] | None = None,
+    **more: Any,
 ) -> Iterator[Running]:
     limits = limits or ServiceLimits(drain_seconds=0.0)
-    service = Service(lambda: engine_of(model or StandInModel(), limits), limits, **more)
+    service = Service(load or (lambda: engine_of(model or StandInModel(), limits)), limits, **more)
     listener = listening_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
     started = threading.Event()
@@ -141,7 +145,7 @@ def running(
     thread = threading.Thread(target=serve)
     thread.start()
     assert started.wait(20)
-    for _ in range(1_000):
+    for _ in range(6_000):
         if service.is_ready or service.failure is not None:
             break
         threading.Event().wait(0.01)

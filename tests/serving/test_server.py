@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rewarddance.serving.engine import Engine
+from rewarddance.serving.engine import ModelEngine
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.server import listening_socket, run_service, serve_on
 from rewarddance.serving.service import Service
@@ -78,7 +78,7 @@ def test_an_answer_is_sent_without_waiting_for_the_acknowledgement_of_its_head()
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_the_event_loop_need_not_wait_long_for_the_engine():
+def test_the_event_loop_need_not_wait_long_for_other_threads():
     """Python lets one thread run for 5 ms; a refusal that waits for that several times is none at once."""
     listener, before, during = listening_socket("127.0.0.1", 0), sys.getswitchinterval(), []
 
@@ -113,7 +113,7 @@ def test_a_wildcard_is_no_host_to_fetch_from(capsys):
 
 
 def test_a_model_that_cannot_be_loaded_for_whatever_reason_ends_the_service():
-    def load() -> Engine:
+    def load() -> ModelEngine:
         raise KeyError("no such architecture")
 
     service = Service(load, ServiceLimits(drain_seconds=0.0))

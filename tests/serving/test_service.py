@@ -9,6 +9,7 @@ import torch
 from rewarddance.serving.fetching import Fetcher, Origin
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.overload import OverloadGate
+from rewarddance.serving.plans import Planner
 from rewarddance.serving.service import Service
 from tests.serving.stand_in import Running, StandInModel, data_uri, judge_body, png, running
 
@@ -182,6 +183,20 @@ def test_a_full_queue_refuses_before_the_body_is_read_and_says_when_to_return():
         assert [one.result().status for one in taken] == [200] * 3
 
 
+def test_nobody_waits_for_the_reading_of_a_body_only_to_be_refused(monkeypatch: pytest.MonkeyPatch):
+    limits = ServiceLimits(queue_comparisons=2, drain_seconds=0.0)
+    goes_on, plan = threading.Event(), Planner.judge
+    monkeypatch.setattr(Planner, "judge", lambda self, body: goes_on.wait(20) and plan(self, body))
+    with running(limits=limits) as here, ThreadPoolExecutor(2) as threads:
+        taken = [threads.submit(here.post, "/v1/judge", judge_body()) for _ in range(2)]
+        wait_until(lambda: here.service._queue.coming == 2)
+        refused = here.post("/v1/judge", judge_body())
+        goes_on.set()
+
+        assert (refused.status, refused.code) == (429, "busy")
+        assert [one.result().status for one in taken] == [200, 200]
+
+
 def test_a_stranger_does_not_learn_that_the_queue_is_full():
     model, limits = StandInModel(), ServiceLimits(queue_comparisons=1, drain_seconds=0.0)
     model.gate.clear()
@@ -207,7 +222,7 @@ def test_the_gate_in_front_of_the_application_spares_it_the_refusals(has_gate: b
     if not has_gate:
         monkeypatch.setattr(OverloadGate, "_refusal", lambda self, scope: None)
     asked = []
-    monkeypatch.setattr(Service, "check_ready", lambda self: asked.append(1) or self.engine)
+    monkeypatch.setattr(Service, "check_ready", lambda self: asked.append(1) or self.engine.facts)
     model, limits = StandInModel(), ServiceLimits(queue_comparisons=1, drain_seconds=0.0)
     model.gate.clear()
     with running(model, limits) as here, ThreadPoolExecutor(2) as threads:

@@ -6,7 +6,7 @@ import pytest
 
 from rewarddance.core.types import Judgement, JudgementRequest, Status
 from rewarddance.serving.limits import ServiceLimits
-from rewarddance.serving.refusals import RefusedError
+from rewarddance.serving.refusals import RefusalCode, RefusedError
 from rewarddance.serving.work import JudgeWork, RankWork, Work
 from rewarddance.serving.work_queue import WorkQueue
 
@@ -76,6 +76,22 @@ def test_a_ranking_that_does_not_fit_beside_others_is_refused():
         await waiting
 
     assert run(scenario, limits=ServiceLimits(queue_comparisons=100)) == [1]
+
+
+def test_a_place_is_kept_while_work_is_made_and_given_back_when_that_fails():
+    async def scenario(queue: WorkQueue) -> None:
+        with queue.place(), queue.place():
+            assert queue.is_full
+            with pytest.raises(RefusedError, match="queue is full"), queue.place():
+                pass
+            # A place that is kept is one for whoever keeps it.
+            await queue.answer(work(), 10)
+        assert not queue.is_full
+        with pytest.raises(RefusedError, match="damaged"), queue.place():
+            raise RefusedError(RefusalCode.INVALID_MULTIPART)
+        assert queue.coming == 0
+
+    assert run(scenario, limits=ServiceLimits(queue_comparisons=2)) == [1]
 
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once():

@@ -1,6 +1,8 @@
 """`rewarddance serve`: a reward model behind HTTP."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +12,8 @@ from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from rewarddance.serving.engine import Engine
+    from rewarddance.core.media import MediaLimits
+    from rewarddance.serving.engine import ModelEngine
 
 _SHOWN_FINGERPRINT = 16
 
@@ -49,6 +52,7 @@ def serve(
     """
     try:
         from rewarddance.serving.authentication import token_for
+        from rewarddance.serving.engine_process import EngineProcess
         from rewarddance.serving.fetching import Fetcher, Origin
         from rewarddance.serving.limits import MIB, ServiceLimits
         from rewarddance.serving.server import listening_socket, run_service
@@ -66,25 +70,28 @@ def serve(
     )
     fetcher = Fetcher(frozenset(Origin.parse(name) for name in allow_host or ()), limits.media.max_bytes)
 
-    def load() -> "Engine":
-        from rewarddance.rewards.loading import load_reward_model
-        from rewarddance.serving.engine import Engine
-
-        hide_transformers_bars()
-        location = model_location(model)
-        loaded = load_reward_model(
-            location,
-            device=device,
-            dtype=dtype,
-            adapter=adapter,
-            revision=revision,
-            kind=kind,
-            trust_remote_code=trust_remote_code,
-        )
-        name = model_fingerprint(location, adapter, revision, kind)[:_SHOWN_FINGERPRINT]
-        return Engine.of(loaded, name, limits.media)
-
+    options = {
+        "device": device,
+        "dtype": dtype,
+        "adapter": adapter,
+        "revision": revision,
+        "kind": kind,
+        "trust_remote_code": trust_remote_code,
+    }
+    load = partial(EngineProcess.start, partial(_engine, model, limits.media, options))
     listener = listening_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"listening on http://{shown}:{listener.getsockname()[1]}", err=True)
     run_service(Service(load, limits, fetcher), listener, token)
+
+
+def _engine(model: str, media: "MediaLimits", options: Mapping[str, Any]) -> "ModelEngine":
+    """The model, in the process that is to judge with it."""
+    from rewarddance.rewards.loading import load_reward_model
+    from rewarddance.serving.engine import ModelEngine
+
+    hide_transformers_bars()
+    location = model_location(model)
+    loaded = load_reward_model(location, **options)
+    fingerprint = model_fingerprint(location, options["adapter"], options["revision"], options["kind"])
+    return ModelEngine.of(loaded, fingerprint[:_SHOWN_FINGERPRINT], media)

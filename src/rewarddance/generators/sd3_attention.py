@@ -51,10 +51,11 @@ def leave_out_unread_queries(transformer: nn.Module) -> None:
 
 
 def _heads(states: Float[Tensor, "batch tokens width"], attn: Any) -> Float[Tensor, "batch heads tokens values"]:
-    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    return states.view(*states.shape[:2], attn.heads, -1).transpose(1, 2)
 
 
 def _normed(
     norm: nn.Module | None, states: Float[Tensor, "batch heads tokens values"]
 ) -> Float[Tensor, "batch heads tokens values"]:
-    return states if norm is None else norm(states)
+    normed: Tensor = states if norm is None else norm(states)
+    return normed

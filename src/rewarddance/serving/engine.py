@@ -1,4 +1,4 @@
-"""Batches of work on the reward model. Runs in one thread of its own; the only place that calls the model.
+"""Batches of work on the reward model; the only place that calls the model.
 
 A failure of the machine (out of memory, a broken kernel) hits every request of a batch. The batch is therefore halved
 until the request that causes it stands alone: it is refused, and its neighbours are answered.
@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from rewarddance.core.media import MediaLimits
 from rewarddance.core.types import Judgement, Ranking, Status
@@ -35,15 +35,54 @@ _REFUSALS: Mapping[Status, RefusalCode] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineFacts:
+    """What the service has to know of a model.
+
+    Attributes:
+        name: What answers call it; its fingerprint.
+        instructions: Names of criteria that a request may ask for.
+        needs_reference: Whether a judgement is always against a reference image.
+        can_chat: Whether the model answers with a token; a scalar model does not.
+    """
+
+    name: str
+    instructions: frozenset[str]
+    needs_reference: bool
+    can_chat: bool
+
+
+@runtime_checkable
+class Engine(Protocol):
     """A reward model behind the queue.
 
     Attributes:
+        lost_device: Set when the engine cannot use its device any more: every request would fail from now on.
+    """
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the service has to know of the model."""
+
+    @property
+    def lost_device(self) -> threading.Event: ...  # noqa: D102
+
+    def run(self, works: Sequence[Work]) -> list[Answer | RefusedError]:
+        """One answer a work, in order; all works are of one lane."""
+
+    def close(self) -> None:
+        """Give back what the engine holds; not called while it runs, unless its answers are not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEngine:
+    """A reward model in this process; see `engine_process` for one that is not.
+
+    Attributes:
         model: The reward model.
-        name: What answers call it; its fingerprint.
-        instructions: Names of criteria that a request may ask for.
+        name: See `EngineFacts`.
+        instructions: See `EngineFacts`.
         media: Limits of every image of a chat completion.
-        lost_device: Set when the process cannot use its device any more: every request would fail from now on.
+        lost_device: See `Engine`.
     """
 
     model: "RewardModel"
@@ -53,7 +92,7 @@ class Engine:
     lost_device: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def of(cls, model: "RewardModel", name: str, media: MediaLimits) -> "Engine":
+    def of(cls, model: "RewardModel", name: str, media: MediaLimits) -> "ModelEngine":
         """An engine that judges by the library's criteria and by the model's own."""
         # Here and below: torch comes with the model, so that the service answers "not ready" long before.
         from rewarddance.rewards.paradigm import Paradigm
@@ -62,14 +101,13 @@ class Engine:
         return cls(model, name, frozenset((*instruction_names(), *own)), media)
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether a judgement is always against a reference image."""
-        return self.model.kind == "pairwise"
+    def facts(self) -> EngineFacts:
+        """See `Engine`."""
+        kind = self.model.kind
+        return EngineFacts(self.name, self.instructions, needs_reference=kind == "pairwise", can_chat=kind != "scalar")
 
-    @property
-    def can_chat(self) -> bool:
-        """Whether the model answers with a token; a scalar model does not."""
-        return self.model.kind != "scalar"
+    def close(self) -> None:
+        """Nothing to do: the model goes with the process."""
 
     def run(self, works: Sequence[Work]) -> list[Answer | RefusedError]:
         """One answer a work, in order; all works are of one lane."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from rewarddance.core.types import JudgementRequest
 from rewarddance.serving.bodies import Body
-from rewarddance.serving.engine import Engine
+from rewarddance.serving.engine import EngineFacts
 from rewarddance.serving.fetching import Fetcher
 from rewarddance.serving.incoming_media import read_medium
 from rewarddance.serving.limits import ServiceLimits
@@ -39,12 +39,12 @@ class Planner:
     """Makes plans; decodes headers and may fetch, so it runs in a thread.
 
     Attributes:
-        engine: What the plans are for.
+        engine: Of the model that the plans are for.
         limits: Counts and sizes.
         fetcher: For media that are addresses.
     """
 
-    engine: Engine
+    engine: EngineFacts
     limits: ServiceLimits
     fetcher: Fetcher
 

@@ -100,6 +100,10 @@ class RefusedError(RewardDanceError):
         self.field = field
         self.retry_after_seconds = retry_after_seconds
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """An exception is otherwise made again from its message."""
+        return type(self), (self.code, self.field, self.retry_after_seconds)
+
     @property
     def status(self) -> int:
         """The HTTP status."""

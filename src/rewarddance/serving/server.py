@@ -22,8 +22,8 @@ from rewarddance.serving.service import Service
 _POLL_SECONDS = 0.02
 _BACKLOG = 2_048
 _SWITCH_SECONDS = 5e-4
-"""For which the engine's thread keeps the interpreter while the event loop waits for it. A refusal needs it several
-times, and at Python's own 5 ms would take longer than it may."""
+"""For which a thread that reads bodies keeps the interpreter while the event loop waits for it. A refusal needs it
+several times, and at Python's own 5 ms would take longer than it may."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rewarddance.serving.bodies import Body, ByteBudget, read_body
-from rewarddance.serving.engine import Answer, Engine
+from rewarddance.serving.engine import Answer, Engine, EngineFacts
 from rewarddance.serving.fetching import Fetcher
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.monitoring import Monitoring
@@ -91,8 +91,13 @@ class Service:
                     await task
 
     async def _load_and_serve(self) -> None:
+        assert self._planning is not None
+        loading = self._planning.submit(self.load)
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(self._planning, self.load)
+            engine = await asyncio.wrap_future(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_unless_failed)
+            raise
         except Exception as error:
             # Whatever it is, a service that waits for its model for ever would be worse.
             self.failure = error
@@ -100,7 +105,10 @@ class Service:
             return
         self._queue = WorkQueue(engine.run, self.limits, self.monitoring.batch)
         self.engine = engine
-        await self._queue.serve()
+        try:
+            await self._queue.serve()
+        finally:
+            engine.close()
 
     async def respond(
         self, request: Request, route: str, plan: Callable[[Planner, Body], Plan], render: Render
@@ -118,7 +126,8 @@ class Service:
         with self._budget.lease() as lease:
             body = await read_body(request, self.limits, lease)
             planner = Planner(engine, self.limits, self.fetcher)
-            planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
+            with queue.place():
+                planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
             # Media that were fetched did not come with the body, and are paid for as well.
             lease.take(max(0, media_bytes_of(planned.work) - len(body.raw)))
             seconds = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
@@ -140,8 +149,8 @@ class Service:
         waiting, running = (0, 0) if self._queue is None else (self._queue.waiting, self._queue.running)
         return self.monitoring.page(waiting, running, self._budget.held, self.is_ready)
 
-    def check_ready(self) -> Engine:
-        """The engine.
+    def check_ready(self) -> EngineFacts:
+        """What there is to know of the model.
 
         Raises:
             RefusedError: It is not loaded, or the service is about to stop.
@@ -150,7 +159,7 @@ class Service:
             raise RefusedError(RefusalCode.DRAINING, retry_after_seconds=5)
         if self.engine is None:
             raise RefusedError(RefusalCode.NOT_READY, retry_after_seconds=5)
-        return self.engine
+        return self.engine.facts
 
     @property
     def full_queue(self) -> RefusedError | None:
@@ -158,13 +167,19 @@ class Service:
         queue = self._queue
         return queue.busy() if queue is not None and self.is_ready and queue.is_full else None
 
-    def _open_for_work(self) -> tuple[Engine, WorkQueue]:
+    def _open_for_work(self) -> tuple[EngineFacts, WorkQueue]:
         """Refusals that need no body come before it is read."""
         engine = self.check_ready()
         assert self._queue is not None
         if self._queue.is_full:
             raise self._queue.busy()
         return engine, self._queue
+
+
+def _close_unless_failed(loading: "Future[Engine]") -> None:
+    """A model that comes when nobody wants it any more."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
 
 
 async def _unless_hung_up(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer | None:

@@ -10,8 +10,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rewarddance.serving.engine import Answer
@@ -44,6 +45,7 @@ class WorkQueue:
         running_since: `time.monotonic()` of the batch in progress; None between batches.
         waiting: Comparisons in the queue.
         running: Comparisons in the batch in progress.
+        coming: Requests whose body is there and whose work is still being made.
     """
 
     run: Callable[[Sequence[Work]], list[Answer | RefusedError]]
@@ -52,6 +54,7 @@ class WorkQueue:
     running_since: float | None = None
     waiting: int = 0
     running: int = 0
+    coming: int = 0
     _jobs: deque[_Job] = field(default_factory=deque)
     _seconds_each: float = 0.0
     _batches: int = 0
@@ -59,8 +62,25 @@ class WorkQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether even the smallest piece of work would be refused; asked before a body is read."""
-        return self.waiting >= self.limits.queue_comparisons
+        """Whether there is no place even for the smallest piece of work; asked before a body is read."""
+        return self.waiting + self.coming >= self.limits.queue_comparisons
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Keep a place while work is made of a body, so that nobody waits for that only to be refused.
+
+        Not earlier: bodies that drip would hold every place.
+
+        Raises:
+            RefusedError: The queue is full.
+        """
+        if self.is_full:
+            raise self.busy()
+        self.coming += 1
+        try:
+            yield
+        finally:
+            self.coming -= 1
 
     @property
     def is_idle(self) -> bool:
@@ -89,7 +109,8 @@ class WorkQueue:
         # One stalled batch spoils the pace, and only another batch mends it: when the engine has nothing to do, a small
         # piece of work is taken whatever the pace says. Otherwise everything would be refused for ever.
         is_probe = self.is_idle and cost <= self.limits.batch_comparisons
-        if self.is_full or is_too_much or (wait > seconds and not is_probe):
+        is_full = self.waiting >= self.limits.queue_comparisons
+        if is_full or is_too_much or (wait > seconds and not is_probe):
             raise self.busy()
         job = _Job(work, cost, time.monotonic() + seconds, asyncio.get_running_loop().create_future())
         self._jobs.append(job)

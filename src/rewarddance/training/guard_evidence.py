@@ -117,6 +117,23 @@ def fall_from_best(values: Float[ndarray, "evaluations prompts"]) -> Fall:
     return Fall(mean_change(best - now), rise=float(means[index] - means[0]), best=index)
 
 
+def last_as_good(values: Float[ndarray, "evaluations prompts"], best: int, errors: float) -> int:
+    """The last evaluation of those in a row from the best on that can hardly be told from it.
+
+    Judges that are fooled a little less than the reward see a fall a little early; where they see none, more tuning
+    is kept.
+
+    Args:
+        values: Of one figure; higher is better.
+        best: Index of the best evaluation.
+        errors: Standard errors of the paired difference within which an evaluation counts as good as the best.
+    """
+    falls = values[best] - values[best:]  # (evaluations from the best on, prompts)
+    limits = errors * falls.std(axis=1, ddof=1) / falls.shape[1] ** 0.5
+    is_worse = falls.mean(axis=1) > limits
+    return best + (int(is_worse.argmax()) if is_worse.any() else len(falls)) - 1
+
+
 def spent(error_rate: float, look: int, looks: int) -> float:
     """Error that a look may make, so that all looks together make at most `error_rate`.
 

@@ -16,7 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from rewarddance.config.guard import Action, GuardConfig
-from rewarddance.training.guard_evidence import Fall, fall_from_best, mean_change, spent, standardised, trailing_mean
+from rewarddance.training.guard_evidence import (
+    Fall,
+    fall_from_best,
+    last_as_good,
+    mean_change,
+    spent,
+    standardised,
+    trailing_mean,
+)
 from rewarddance.training.guard_observation import Observation
 from rewarddance.training.guard_signals import (
     Signal,
@@ -44,7 +52,7 @@ class Verdict:
         reason: One line in words, with numbers.
         action: What the run is to do now; `none` unless it hacks.
         optimizer_step: When.
-        best_step: Where to roll back to: the best evaluation by the held-out judges.
+        best_step: Where to roll back to: the last evaluation that the held-out judges do not tell from the best.
         keep_steps: Evaluations that may still be rolled back to; every other checkpoint can go.
         signals: Names of the signals that were seen.
         is_below_best: Whether the held-out judges lie below their best by as much as counts.
@@ -75,6 +83,7 @@ class _Findings:
     together: Fall
     alone: Mapping[str, Fall]
     best: int
+    kept: int
     held_out: float
     limit: float
 
@@ -137,8 +146,9 @@ def next_verdict(
         reason="; ".join(clauses) or _healthy_in_words(observations, found),
         action=config.action if state == "hacking" else "none",
         optimizer_step=steps[-1],
-        best_step=steps[found.best],
-        keep_steps=tuple(sorted({steps[found.best], steps[-1], *steps[len(steps) - config.smoothing + 1 :]})),
+        best_step=steps[found.kept],
+        # Nothing else can be rolled back to later: the best stays and so does this, or the best is among the last.
+        keep_steps=tuple(sorted({steps[found.kept], steps[-1], *steps[len(steps) - config.smoothing + 1 :]})),
         signals=tuple(signal.name for signal in supports),
         is_below_best=is_below,
         figures={**_figures_of_fall(found, limit), **_figures_of_signals(config, observations, found.best)},
@@ -151,10 +161,12 @@ def _findings(config: GuardConfig, observations: Sequence[Observation], look: in
     fall = fall_from_best(trailing_mean(together, config.smoothing))
     means = together.mean(axis=1)
     window = range(max(0, fall.best - config.smoothing + 1), fall.best + 1)
+    best = max(window, key=lambda index: (means[index], index))
     return _Findings(
         together=fall,
         alone={name: fall_from_best(trailing_mean(each, config.smoothing)) for name, each in judges.items()},
-        best=max(window, key=lambda index: (means[index], index)),
+        best=best,
+        kept=last_as_good(together, best, config.roll_back_errors),
         held_out=float(means[-1]),
         limit=spent(config.error_rate, look, config.looks),
     )
