@@ -10,6 +10,7 @@ from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.core.errors import RewardError, UsageError
 from rewarddance.metrics.overoptimization import wilson_interval
 from rewarddance.training.guard import Guard, replay
+from rewarddance.training.guard_evidence import last_as_good
 from rewarddance.training.guard_observation import Observation
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.spread_detector import SpreadDetector
@@ -130,6 +131,38 @@ def test_the_checkpoint_rolled_back_to_keeps_the_peak():
         best = replay(GuardConfig(), run.observations)[-1].best_step
         kept.append(run.truth[best // 10] / run.truth.max())
     assert np.median(kept) >= 0.95
+
+
+def test_of_evaluations_as_good_as_the_best_the_last_is_rolled_back_to():
+    rng = np.random.default_rng(0)
+    means = np.array([0.0, 1.0, 0.98, 0.97, 0.5, 0.99])
+    values = means[:, None] + rng.normal(0, 0.5, (6, 40)) * np.array([0, 0, 1, 1, 0, 0])[:, None]
+
+    # What comes after one that is worse is not looked at: a judge that is fooled rises again.
+    assert [last_as_good(values, 1, errors) for errors in (0.0, 3.0)] == [1, 3]
+    assert last_as_good(values, 5, 3.0) == 5
+    assert last_as_good(np.zeros((4, 10)), 1, 0.0) == 3
+
+
+def test_falls_that_cannot_be_told_from_none_leave_more_of_the_run():
+    later = {}
+    for errors in (0.0, 1.5):
+        runs = [simulate(hacked(16, fall=0.3), seed, wander=0.15) for seed in range(10)]
+        later[errors] = [replay(GuardConfig(roll_back_errors=errors), run.observations)[-1].best_step for run in runs]
+    assert all(more >= less for more, less in zip(later[1.5], later[0.0], strict=True))
+    assert sum(later[1.5]) > sum(later[0.0])
+
+
+@pytest.mark.parametrize("errors", [0.0, 1.5, 4.0])
+@pytest.mark.parametrize("smoothing", [1, 3])
+def test_whatever_counts_as_good_is_still_there(errors: float, smoothing: int):
+    for seed in range(5):
+        run = simulate(hacked(14, fall=0.5), seed, wander=0.3)
+        verdicts = replay(GuardConfig(roll_back_errors=errors, smoothing=smoothing), run.observations)
+        kept = set(verdicts[0].keep_steps)
+        for verdict in verdicts[1:]:
+            assert verdict.best_step in kept | {verdict.optimizer_step}
+            kept = (kept | {verdict.optimizer_step}) & set(verdict.keep_steps)
 
 
 def test_support_by_another_signal_lets_a_weaker_fall_convince():

@@ -57,7 +57,7 @@ class GuardConfig(BaseModel):
     """A fall is also believed when each of the last `patience` evaluations shows it at this level by itself; not
     bounded by `error_rate`. Null for none."""
 
-    roll_back_errors: float = Field(default=1.0, ge=0)
+    roll_back_errors: float = Field(default=1.5, ge=0)
     """Standard errors over the prompts by which an evaluation may lie below the best and still count as good as it: of
     those in a row after the best, the last is rolled back to. 0 for the best itself."""
 
