@@ -5,6 +5,7 @@ import base64
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ from rewarddance.serving.engine import Engine, ModelEngine
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.server import listening_socket, serve_on
 from rewarddance.serving.service import Service
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 class StandInModel:

@@ -1,10 +1,12 @@
+import contextlib
 import re
 import socket
 import time
 
+import psutil
 import pytest
 
-import rewarddance.serving.connections
+import rewarddance.serving.server
 from rewarddance.serving.limits import ServiceLimits
 from tests.serving.stand_in import judge_body, running
 
@@ -117,10 +119,10 @@ ENDLESS = {
 }
 
 
-def unread_answer(port: int, data: bytes) -> bytes:
+def unread_answer(port: int, data: bytes, seconds: float = 5.0) -> bytes:
     """What comes back while a part of the data is not even taken; empty when nothing does."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(5)
+        connection.settimeout(seconds)
         try:
             connection.sendall(data)
             return connection.recv(4096)
@@ -139,12 +141,12 @@ def test_what_is_neither_head_nor_body_is_bounded(data: bytes):
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413", b"cut off"))
 
 
-def test_without_the_bound_a_head_of_two_megabytes_is_read(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rewarddance.serving.connections, "_MAX_HEAD_BYTES", 2 * MANY)
-    with running() as here:
-        answer = unread_answer(here.port, ENDLESS["a header"])
-
-    assert answer == b""
+@pytest.mark.parametrize("data", ENDLESS.values(), ids=list(ENDLESS))
+def test_without_the_bound_it_would_be_read(data: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rewarddance.serving.server, "_MAX_HEAD_BYTES", 2 * MANY)
+    limits = ServiceLimits(body_seconds=30.0, drain_seconds=0.0)
+    with running(limits=limits) as here:
+        assert unread_answer(here.port, data, seconds=1.0) == b""
 
 
 def test_a_refused_body_that_is_there_as_a_whole_leaves_the_connection_open():
@@ -175,7 +177,6 @@ def test_two_requests_in_one_piece_get_two_answers_in_order():
     "lines",
     [
         b"Content-Length: 2\r\nContent-Length: 3\r\n",
-        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
         b"Transfer-Encoding: identity, chunked, x\r\n",
         b"Content-Length : 2\r\n",
         b"Content-Length: -2\r\n",
@@ -188,4 +189,44 @@ def test_a_length_that_two_readers_would_read_differently_is_refused(lines: byte
         connection.sendall(HEAD + JSON + lines + b"\r\n{}")
         answer = connection.recv(4096)
 
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 415"))
+
+
+def test_the_body_of_a_request_for_another_protocol_is_no_request():
+    with running() as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(5)
+        hidden = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        upgrade = b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+        connection.sendall(HEAD + JSON + upgrade + b"Content-Length: %d\r\n\r\n" % len(hidden))
+        time.sleep(0.2)
+        answer = b""
+        try:
+            connection.sendall(hidden)
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        except OSError:
+            pass  # cut off
+
+    assert b'"status": "ok"' not in answer
+    assert b'{"status":"ok"}' not in answer
+
+
+def test_requests_without_a_pause_do_not_pile_up():
+    """A flood on one connection is answered one by one; what is not answered yet is not parsed."""
+    flood = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    with running() as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(0.5)
+        before = psutil.Process().memory_info().rss
+        with contextlib.suppress(OSError):
+            for _ in range(20):
+                connection.sendall(flood)
+        assert psutil.Process().memory_info().rss - before < 50 * 2**20
+        assert here.get("/health").status == 200
+
+
+def test_trailing_headers_are_no_headers():
+    token = "a-token-of-sixteen-or-more"
+    body = b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer " + token.encode() + b"\r\n\r\n"
+    with running(token=token) as here, socket.create_connection(("127.0.0.1", here.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(HEAD + JSON + body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")

@@ -1,10 +1,14 @@
 """The engine in a process of its own, and a service on it."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 
+import psutil
 import pytest
 
 from rewarddance.core.errors import ModelError, UsageError
@@ -14,7 +18,7 @@ from rewarddance.serving.engine_process import EngineProcess
 from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.refusals import RefusalCode, RefusedError
 from rewarddance.serving.work import JudgeWork
-from tests.serving.stand_in import StandInModel, engine_of, judge_body, running
+from tests.serving.stand_in import StandInModel, engine_of, judge_body, running, wait_until
 
 
 class Mortal(StandInModel):
@@ -28,6 +32,8 @@ class Mortal(StandInModel):
             raise type("AcceleratorError", (RuntimeError,), {})("illegal access")
         if "sleep" in words:
             time.sleep(1)
+        if "hang" in words:
+            time.sleep(600)
         return super().judge(requests, order_mode)
 
 
@@ -77,7 +83,7 @@ def test_a_process_that_ends_while_it_loads_is_one_line():
 
 
 def test_a_process_that_ends_fails_its_requests_and_the_health_of_the_service():
-    with running(load=lambda: EngineProcess.start(load)) as here:
+    with running(load=started_engine) as here:
         assert here.post("/v1/judge", judge_body("fine")).status == 200
         died = here.post("/v1/judge", judge_body("die"))
         after = here.post("/v1/judge", judge_body("fine"))
@@ -87,7 +93,7 @@ def test_a_process_that_ends_fails_its_requests_and_the_health_of_the_service():
 
 
 def test_a_lost_device_of_the_other_process_is_known_here():
-    with running(load=lambda: EngineProcess.start(load)) as here:
+    with running(load=started_engine) as here:
         assert here.get("/health").status == 200
         assert here.post("/v1/judge", judge_body("lose")).code == "engine_failed"
         assert here.get("/health").status == 500
@@ -95,7 +101,7 @@ def test_a_lost_device_of_the_other_process_is_known_here():
 
 def test_signals_for_the_whole_group_do_not_take_the_last_answers():
     limits = ServiceLimits(drain_seconds=0.0)
-    with running(limits=limits, load=lambda: EngineProcess.start(load)) as here:
+    with running(limits=limits, load=started_engine) as here:
         process = here.service.engine.process
         for name in (signal.SIGINT, signal.SIGTERM):
             os.kill(process.pid, name)
@@ -114,3 +120,54 @@ def test_a_refusal_that_is_sent_stays_what_it_was():
         7,
         str(refusal),
     )
+
+
+def test_the_service_needs_no_torch():
+    """The model is in a process of its own; the one that listens is small and starts at once."""
+    modules = ("app", "engine_process", "server", "service")
+    lines = "; ".join(f"import rewarddance.serving.{name}" for name in modules)
+    command = [sys.executable, "-c", f"import sys; {lines}; print('torch' in sys.modules)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_process_that_is_busy_for_ever_ends_with_the_service():
+    with running(limits=ServiceLimits(drain_seconds=0.0, deadline_seconds=0.2), load=started_engine) as here:
+        process = here.service.engine.process
+        assert here.post("/v1/judge", judge_body("hang")).code == "deadline_exceeded"
+        start = time.monotonic()
+        here.stop()
+        here.stop()
+        here.thread.join(10)
+        assert not here.thread.is_alive()
+        assert time.monotonic() - start < 10
+    assert not process.is_alive()
+
+
+def started_engine() -> EngineProcess:
+    return EngineProcess.start(load)
+
+
+def test_a_process_whose_service_is_killed_ends_though_it_is_busy():
+    script = (
+        "import threading, time\n"
+        "from tests.serving.test_engine_process import started_engine, work\n"
+        "if __name__ == '__main__':\n"
+        "    engine = started_engine()\n"
+        "    print(engine.process.pid, flush=True)\n"
+        "    engine.run([work('hang')])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        process = psutil.Process(int(service.stdout.readline()))
+        time.sleep(0.3)
+        service.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.wait(10)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_ends_while_idle_is_noticed():
+    with running(load=started_engine) as here:
+        here.service.engine.process.kill()
+        wait_until(lambda: here.get("/health").status == 500)
+        assert here.get("/ready").status == 500

@@ -11,20 +11,13 @@ from rewarddance.serving.limits import ServiceLimits
 from rewarddance.serving.overload import OverloadGate
 from rewarddance.serving.plans import Planner
 from rewarddance.serving.service import Service
-from tests.serving.stand_in import Running, StandInModel, data_uri, judge_body, png, running
+from tests.serving.stand_in import Running, StandInModel, data_uri, judge_body, png, running, wait_until
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Running]:
     with running() as here:
         yield here
-
-
-def wait_until(is_true, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_judgement_has_a_score_and_the_name_of_the_model(served: Running):

@@ -359,3 +359,23 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process"):
         align(align_config(tmp_path), StandInGenerator(), reward_of())
+
+
+def test_an_evaluation_may_have_a_batch_size_of_its_own(tmp_path):
+    """The pictures are the same; only how many are made and judged at once differs."""
+    seen: dict[int | None, list[int]] = {}
+    rows = {}
+    for size in (None, 4):
+        seen[size] = sizes = []
+
+        def score(pixels, prompts, sizes=sizes):
+            if not torch.is_grad_enabled():
+                sizes.append(len(pixels))
+            return redness(pixels, prompts)
+
+        config = align_config(tmp_path / str(size), evaluation_batch_size=size)
+        align(config, StandInGenerator(), reward_of(score))
+        rows[size] = rows_of(tmp_path / str(size) / "run" / "evaluations.jsonl")
+
+    assert (seen[None], seen[4]) == ([6] * 3, [4, 2] * 3)
+    assert [row["proxy"] for row in rows[4]] == pytest.approx([row["proxy"] for row in rows[None]], abs=1e-5)

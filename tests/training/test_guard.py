@@ -80,6 +80,7 @@ def test_identical_pictures_are_a_collapse_whatever_the_judges_say():
     pixels, prompts = pictures(0.6)
     verdict = guard.check(10, pixels[::2].repeat_interleave(2, dim=0), prompts, [0.0] * 24)
     assert (verdict.state, verdict.figures["diversity_ratio"]) == ("hacking", 0.0)
+    assert verdict.best_step == 0  # the judges like the collapsed policy best
 
 
 def test_a_judge_that_falls_alone_is_a_warning_not_hacking():

@@ -36,7 +36,7 @@ class AlignmentEvaluation:
         verdict: The guard's: healthy, warning or hacking; None without a guard.
         reason: The verdict in words.
         action: What the guard did, in words; None for nothing.
-        best_step: Best checkpoint so far by the held-out judges, as far as the guard knows.
+        best_step: The last checkpoint as good as the best by the held-out judges, as far as the guard knows.
     """
 
     optimizer_step: int

@@ -1,8 +1,7 @@
-"""The protocol of a connection, with the bounds that uvicorn's lacks, and an end for those that send no request.
+"""Connections that send no request: a client that drips a head, or a refused body, is cut off.
 
-uvicorn's parser in C costs a third of the time of the one in Python, which is what a refusal consists of, but puts no
-bound on a head. And there is a time-out for idle connections after an answer, and none for a head that arrives byte by
-byte: two hundred of those would stay open for ever.
+uvicorn has a time-out for idle connections after an answer, and none for a head that arrives byte by byte. Two hundred
+of those would otherwise stay open for ever.
 """
 
 import asyncio
@@ -11,54 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import h11
 
 from rewarddance.serving.limits import ServiceLimits
 
 _SWEEP_SECONDS = 0.5
-_MAX_HEAD_BYTES = 32_768
-_VERSIONS = ("1.0", "1.1")
-
-
-class ServiceProtocol(HttpToolsProtocol):
-    """HTTP of one connection.
-
-    Attributes:
-        is_in_body: Whether the head of a request is there and the end of its body is not.
-    """
-
-    is_in_body = False
-    _unread = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Parse bytes; too many that are neither a whole head nor body are refused, and the connection ends."""
-        self._unread += len(data)
-        super().data_received(data)
-        if self._unread > _MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("Invalid HTTP request received.")
-
-    def on_headers_complete(self) -> None:
-        """A head is there; one of another protocol is refused like everything that cannot be parsed."""
-        if self.parser.get_http_version() not in _VERSIONS:
-            raise httptools.HttpParserError("not HTTP 1")
-        self._unread, self.is_in_body = 0, True
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Bytes of a body are there; names of chunks and trailing headers are none."""
-        self._unread = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """A request is there as a whole."""
-        self._unread, self.is_in_body = 0, False
-        super().on_message_complete()
 
 
 @dataclass(slots=True)
 class ConnectionSweeper:
-    """Closes connections that are between requests for too long.
+    """Closes connections of uvicorn's h11 protocol that are between requests for too long.
 
     Attributes:
         limits: `header_seconds` for a head, `discard_seconds` for the rest of a refused body.
@@ -92,8 +53,8 @@ class ConnectionSweeper:
             last_cycle, since = self._idle_since.get(connection, (cycle, now))
             if last_cycle is not cycle:
                 since = now
-            seconds = self.limits.discard_seconds if connection.is_in_body else self.limits.header_seconds
-            if now - since > seconds:
+            is_sending_body = cycle is not None and connection.conn.their_state is h11.SEND_BODY
+            if now - since > (self.limits.discard_seconds if is_sending_body else self.limits.header_seconds):
                 connection.transport.abort()
             else:
                 idle[connection] = (cycle, since)

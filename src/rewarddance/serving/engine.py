@@ -70,7 +70,7 @@ class Engine(Protocol):
         """One answer a work, in order; all works are of one lane."""
 
     def close(self) -> None:
-        """Give back what the engine holds; not called while it runs, unless its answers are not wanted."""
+        """Give back what the engine holds, from any thread; answers of a batch that runs are not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ does not even load torch.
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from rewarddance.core.errors import ModelError, RewardDanceError
@@ -21,9 +22,6 @@ from rewarddance.serving.refusals import RefusedError
 from rewarddance.serving.work import Work
 
 _log = logging.getLogger(__name__)
-
-_END_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
@@ -72,7 +70,14 @@ class EngineProcess:
         if isinstance(facts, BaseException):
             process.join()
             raise facts
-        return cls(facts, process, here)
+        engine = cls(facts, process, here)
+        threading.Thread(target=engine._watch, name="engine watch", daemon=True).start()
+        return engine
+
+    def _watch(self) -> None:
+        """A process that ends while nothing is asked of it is noticed too."""
+        wait([self.process.sentinel])
+        self.lost_device.set()
 
     def run(self, works: Sequence[Work]) -> list[Answer | RefusedError]:
         """See `Engine.run`.
@@ -92,12 +97,9 @@ class EngineProcess:
         return reply.answers
 
     def close(self) -> None:
-        """End the process, by force if it is busy."""
-        self.connection.close()
-        self.process.join(_END_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        """End the process, whatever it does; a `run` in another thread hears of its end."""
+        self.process.kill()
+        self.process.join()
 
 
 def _serve(load: Callable[[], Engine], service: Connection) -> None:
@@ -105,6 +107,7 @@ def _serve(load: Callable[[], Engine], service: Connection) -> None:
     # Ctrl-C and a stop of the whole group reach this process too; the service still wants its last answers.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_service, name="service watch", daemon=True).start()
     try:
         engine = load()
     except Exception as error:
@@ -119,6 +122,14 @@ def _serve(load: Callable[[], Engine], service: Connection) -> None:
             service.send(_Reply(engine.run(works), engine.lost_device.is_set()))
     except (EOFError, OSError):
         return  # the service has ended
+
+
+def _end_with_the_service() -> None:
+    """A service that is killed leaves no process behind that holds its device, not even one that is busy or loads."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _sendable(error: Exception) -> Exception:

@@ -15,11 +15,12 @@ import uvicorn
 from rewarddance.core.errors import UsageError
 from rewarddance.serving.app import build_app
 from rewarddance.serving.authentication import Authenticator, is_loopback
-from rewarddance.serving.connections import ConnectionSweeper, ServiceProtocol
+from rewarddance.serving.connections import ConnectionSweeper
 from rewarddance.serving.overload import OverloadGate
 from rewarddance.serving.service import Service
 
 _POLL_SECONDS = 0.02
+_MAX_HEAD_BYTES = 32_768
 _BACKLOG = 2_048
 _SWITCH_SECONDS = 5e-4
 """For which a thread that reads bodies keeps the interpreter while the event loop waits for it. A refusal needs it
@@ -84,7 +85,7 @@ async def serve_on(
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         OverloadGate(build_app(service, token), service, Authenticator.of(token)),
-        http=ServiceProtocol,
+        http="h11",
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -93,6 +94,7 @@ async def serve_on(
         access_log=False,
         log_config=None,
         limit_concurrency=limits.max_connections,
+        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         timeout_graceful_shutdown=math.ceil(limits.deadline_seconds),
     )
     server = uvicorn.Server(config)

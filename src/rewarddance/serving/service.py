@@ -62,7 +62,7 @@ class Service:
     @property
     def is_ready(self) -> bool:
         """Whether requests are taken."""
-        return self.engine is not None and not self.is_draining
+        return self.engine is not None and not self.engine.lost_device.is_set() and not self.is_draining
 
     @property
     def is_idle(self) -> bool:
@@ -105,10 +105,7 @@ class Service:
             return
         self._queue = WorkQueue(engine.run, self.limits, self.monitoring.batch)
         self.engine = engine
-        try:
-            await self._queue.serve()
-        finally:
-            engine.close()
+        await self._queue.serve(engine.close)
 
     async def respond(
         self, request: Request, route: str, plan: Callable[[Planner, Body], Plan], render: Render
@@ -159,6 +156,8 @@ class Service:
             raise RefusedError(RefusalCode.DRAINING, retry_after_seconds=5)
         if self.engine is None:
             raise RefusedError(RefusalCode.NOT_READY, retry_after_seconds=5)
+        if self.engine.lost_device.is_set():
+            raise RefusedError(RefusalCode.ENGINE_FAILED)
         return self.engine.facts
 
     @property

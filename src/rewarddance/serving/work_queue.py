@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from rewarddance.serving.engine import Answer
@@ -122,10 +122,15 @@ class WorkQueue:
         except TimeoutError:
             raise RefusedError(RefusalCode.DEADLINE_EXCEEDED) from None
 
-    async def serve(self) -> None:
-        """Make batches until cancelled."""
+    async def serve(self, close: Callable[[], None] = lambda: None) -> None:
+        """Make batches until cancelled.
+
+        Args:
+            close: Called in the end, before the batch in progress is waited for: it may end that batch.
+        """
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread, ExitStack() as end:
+            end.callback(close)
             while True:
                 await self._arrived.wait()
                 if self.waiting < self.limits.batch_comparisons and self.limits.batch_wait_seconds:

@@ -33,7 +33,7 @@ class AlignmentResult:
         optimizer_steps: Updates made in all.
         ending: `complete`; `stop` or `roll_back` when the guard ended the run; `interrupted` after SIGTERM.
         verdict: What the guard said last; None without one.
-        best_step: Best evaluation by the guard's held-out judges; None without a guard.
+        best_step: The last evaluation as good as the best, by the guard's held-out judges; None without a guard.
     """
 
     folder: Path

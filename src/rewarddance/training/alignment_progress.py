@@ -12,7 +12,7 @@ class AlignmentProgress:
     Attributes:
         optimizer_step: Updates made so far.
         evaluated_step: The latest evaluation; None before the first.
-        best_step: Best evaluation by the guard's held-out judges; None without a guard.
+        best_step: The last evaluation as good as the best, by the guard's held-out judges; None without a guard.
         kept_steps: Evaluations that the guard may still roll back to.
         ending: Why the run ends before its last step: `stop` or `roll_back`; None while it goes on.
         verdict: What the guard said last.

@@ -84,6 +84,7 @@ class _Findings:
     alone: Mapping[str, Fall]
     best: int
     kept: int
+    diverse: int
     held_out: float
     limit: float
 
@@ -141,14 +142,15 @@ def next_verdict(
     clauses = [*reasons, *warnings]
     clauses += [signal.words for signal in supports if signal.words not in clauses] if clauses else []
     steps = [row.optimizer_step for row in observations]
+    last = range(len(steps) - 1, max(-1, len(steps) - 1 - config.smoothing), -1)
     return Verdict(
         state=state,
         reason="; ".join(clauses) or _healthy_in_words(observations, found),
         action=config.action if state == "hacking" else "none",
         optimizer_step=steps[-1],
-        best_step=steps[found.kept],
-        # Nothing else can be rolled back to later: the best stays and so does this, or the best is among the last.
-        keep_steps=tuple(sorted({steps[found.kept], steps[-1], *steps[len(steps) - config.smoothing + 1 :]})),
+        best_step=steps[found.diverse if collapse else found.kept],
+        # Nothing else can be rolled back to later: the best stays and so do these, or the best is among the last.
+        keep_steps=tuple(sorted({steps[index] for index in (found.kept, found.diverse, *last)})),
         signals=tuple(signal.name for signal in supports),
         is_below_best=is_below,
         figures={**_figures_of_fall(found, limit), **_figures_of_signals(config, observations, found.best)},
@@ -167,9 +169,18 @@ def _findings(config: GuardConfig, observations: Sequence[Observation], look: in
         alone={name: fall_from_best(trailing_mean(each, config.smoothing)) for name, each in judges.items()},
         best=best,
         kept=last_as_good(together, best, config.roll_back_errors),
+        diverse=max(_diverse(config, observations), key=lambda index: (means[index], index)),
         held_out=float(means[-1]),
         limit=spent(config.error_rate, look, config.looks),
     )
+
+
+def _diverse(config: GuardConfig, observations: Sequence[Observation]) -> list[int]:
+    """Evaluations before any collapse; judges that do not mind one would have it rolled back to."""
+    if config.collapse_share is None:
+        return list(range(len(observations)))
+    ratios = [diversity_ratio((observations[0], row)) for row in observations]
+    return [index for index, ratio in enumerate(ratios) if ratio is None or ratio >= config.collapse_share]
 
 
 def _is_proven_by_time(config: GuardConfig, found: _Findings, earlier: Sequence[Verdict]) -> bool:
