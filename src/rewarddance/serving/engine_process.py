@@ -23,6 +23,7 @@ from rewarddance.serving.work import Work
 
 _log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, slots=True)
 class _Reply:
     """What came of a batch, and whether the process can still use its device."""
