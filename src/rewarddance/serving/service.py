@@ -169,9 +169,9 @@ class Service:
     def _open_for_work(self) -> tuple[EngineFacts, WorkQueue]:
         """Refusals that need no body come before it is read."""
         engine = self.check_ready()
+        if (refusal := self.full_queue) is not None:
+            raise refusal
         assert self._queue is not None
-        if self._queue.is_full:
-            raise self._queue.busy()
         return engine, self._queue
 
 

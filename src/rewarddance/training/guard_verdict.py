@@ -142,7 +142,6 @@ def next_verdict(
     clauses = [*reasons, *warnings]
     clauses += [signal.words for signal in supports if signal.words not in clauses] if clauses else []
     steps = [row.optimizer_step for row in observations]
-    last = range(len(steps) - 1, max(-1, len(steps) - 1 - config.smoothing), -1)
     return Verdict(
         state=state,
         reason="; ".join(clauses) or _healthy_in_words(observations, found),
@@ -150,7 +149,7 @@ def next_verdict(
         optimizer_step=steps[-1],
         best_step=steps[found.diverse if collapse else found.kept],
         # Nothing else can be rolled back to later: the best stays and so do these, or the best is among the last.
-        keep_steps=tuple(sorted({steps[index] for index in (found.kept, found.diverse, *last)})),
+        keep_steps=tuple(sorted({steps[found.kept], steps[found.diverse], *steps[-config.smoothing :]})),
         signals=tuple(signal.name for signal in supports),
         is_below_best=is_below,
         figures={**_figures_of_fall(found, limit), **_figures_of_signals(config, observations, found.best)},
