@@ -11,13 +11,13 @@ Source:
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rewarddance.core.seeding import numpy_rng
@@ -103,53 +103,87 @@ def _answered(
         rows.feed(torch.cat([answer, lead.to(answer)], dim=1), torch.ones_like(yes))
     rows.repeat(settings.samples)
     uniforms = np.stack([_uniforms(question, settings, n) for question in asked for n in range(settings.samples)])
-    written, counts, is_ended = _write(paradigm.backbone, rows, torch.from_numpy(uniforms), settings)
-    read = settings.samples * len(asked)
-    fed = len(tokens.rationale_lead) + 1
-    if answered is None:
-        fed = len(tokens.answer_lead)
-        lead = torch.tensor([tokens.answer_lead], device=rows.hidden.device).expand(read, -1)
-        rows.feed(lead, is_ended)
-        answered = _read(paradigm, rows.hidden)
-    samples = [
-        _reasons(paradigm.backbone.tokenizer, ids, ended, odds, leaked, settings.format)
-        for ids, ended, (odds, leaked) in zip(written, is_ended.tolist(), answered, strict=True)
-    ]
+    drafts = [_Draft() for _ in uniforms]
+    fed = len(tokens.rationale_lead) + 1 if answered else len(tokens.answer_lead)
+    for ended, places in _write(paradigm.backbone, rows, drafts, torch.from_numpy(uniforms), settings):
+        if answered is None:
+            lead = torch.tensor([tokens.answer_lead], device=ended.hidden.device).expand(len(places), -1)
+            ended.feed(lead, torch.ones_like(lead[:, 0], dtype=torch.bool))
+            for place, read in zip(places, _read(paradigm, ended.hidden), strict=True):
+                drafts[place].answer = read
+    for draft, read in zip(drafts, answered or (), strict=answered is not None):
+        draft.answer = read
+    tokenizer = paradigm.backbone.tokenizer
+    groups = [drafts[n : n + settings.samples] for n in range(0, len(drafts), settings.samples)]
     return [
-        _together(question, samples[n : n + settings.samples], counts[n : n + settings.samples], fed)
-        for question, n in zip(asked, range(0, read, settings.samples), strict=True)
+        _together(question, [_reasons(tokenizer, draft, settings.format) for draft in group], group, fed)
+        for question, group in zip(asked, groups, strict=True)
     ]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One rationale while it is written.
+
+    Attributes:
+        token_ids: Without the token that ends it.
+        drawn: Tokens that were drawn.
+        is_ended: Whether the model ended it.
+        answer: Log-odds of yes and the probability outside yes and no, once they were read.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    drawn: int = 0
+    is_ended: bool = False
+    answer: tuple[float, float | None] | None = None
 
 
 def _write(
-    backbone: Backbone, rows: Continuation, uniforms: Float[Tensor, "rows tokens"], settings: ReasoningSettings
-) -> tuple[list[list[int]], list[int], Bool[Tensor, " rows"]]:
-    """Token ids of each row without the token that ends it; how many were drawn; and which rows ended."""
+    backbone: Backbone,
+    rows: Continuation,
+    drafts: Sequence[_Draft],
+    uniforms: Float[Tensor, "rows tokens"],
+    settings: ReasoningSettings,
+) -> Iterator[tuple[Continuation, list[int]]]:
+    """Draw tokens until every draft has ended or is too long.
+
+    Yields:
+        Rows that have ended, with the places of their drafts: half of all that are left, or the last. Those behind
+        them are written without them, so that short rationales do not wait for long ones.
+    """
     tokenizer, device = backbone.tokenizer, rows.hidden.device
     head = cast(Any, backbone.model).get_output_embeddings()
     ends = _end_ids(backbone)
     forbidden = torch.tensor(sorted(set(tokenizer.added_tokens_decoder) - ends), dtype=torch.long, device=device)
-    count = len(uniforms)
-    written: list[list[int]] = [[] for _ in range(count)]
-    drawn = [0] * count
-    is_ended = torch.zeros(count, dtype=torch.bool, device=device)
+    places = list(range(len(drafts)))
     for number in range(settings.max_tokens):
         logits = head(rows.hidden).float()
         logits[:, forbidden] = -math.inf
         logits[:, len(tokenizer) :] = -math.inf  # rows of the head that stand for no token
-        chosen = _chosen(logits, settings.temperature, uniforms[:, number].to(device))
-        for row, token_id in enumerate(chosen.tolist()):
-            if is_ended[row]:
-                continue
-            drawn[row] += 1
-            if token_id in ends or ends_line(tokenizer, token_id):
-                is_ended[row] = True
-            else:
-                written[row].append(token_id)
-        if is_ended.all():
-            break
-        rows.feed(chosen[:, None], ~is_ended)
-    return written, drawn, is_ended
+        chosen = _chosen(logits, settings.temperature, uniforms[places, number].to(device))
+        for place, token_id in zip(places, chosen.tolist(), strict=True):
+            _put(drafts[place], token_id, is_end=token_id in ends or ends_line(tokenizer, token_id))
+        is_last = number == settings.max_tokens - 1
+        ended = [place for place in places if drafts[place].is_ended]
+        if len(ended) == len(places):
+            yield rows, places
+            return
+        has_ended = torch.tensor([drafts[place].is_ended for place in places], device=device)
+        if ended and (is_last or 2 * len(ended) >= len(places)):
+            yield rows.split_off(has_ended), ended
+            places = [place for place in places if not drafts[place].is_ended]
+            chosen, has_ended = chosen[~has_ended], has_ended[~has_ended]
+        if not is_last:
+            rows.feed(chosen[:, None], ~has_ended)
+
+
+def _put(draft: _Draft, token_id: int, *, is_end: bool) -> None:
+    if draft.is_ended:
+        return
+    draft.drawn += 1
+    draft.is_ended = is_end
+    if not is_end:
+        draft.token_ids.append(token_id)
 
 
 def _chosen(
@@ -187,20 +221,20 @@ def _read(paradigm: Paradigm, hidden: Float[Tensor, "rows width"]) -> list[tuple
     return list(zip(paradigm.read(hidden).tolist(), masses, strict=True))
 
 
-def _reasons(
-    tokenizer: Any, token_ids: Sequence[int], is_ended: bool, log_odds: float, leaked: float | None, form: Format
-) -> Reasons:
-    text = tokenizer.decode(list(token_ids)).strip() if is_ended else ""
-    if text:
-        return Reasons(text, log_odds, leaked)
-    return Reasons(None, log_odds, leaked) if form == "answer_first" else Reasons(None, None, None)
+def _reasons(tokenizer: Any, draft: _Draft, form: Format) -> Reasons:
+    text = tokenizer.decode(draft.token_ids).strip() if draft.is_ended else ""
+    if draft.answer is None or (form == "reason_first" and not text):
+        return Reasons(text or None, None, None)
+    return Reasons(text or None, *draft.answer)
 
 
-def _together(question: EncodedQuestion, samples: Sequence[Reasons], drawn: Sequence[int], fed: int) -> ReasonedAnswer:
+def _together(
+    question: EncodedQuestion, samples: Sequence[Reasons], drafts: Sequence[_Draft], fed: int
+) -> ReasonedAnswer:
     cost = JudgementCost(
         questions=1,
         read_tokens=len(question.token_ids) + fed * len(samples),
-        generated_tokens=sum(drawn),
+        generated_tokens=sum(draft.drawn for draft in drafts),
         unfinished_rationales=sum(one.text is None for one in samples),
     )
     return ReasonedAnswer(tuple(samples), cost)

@@ -54,6 +54,18 @@ def test_a_row_that_waited_goes_on_where_it_stopped(backbone, images) -> None:
 
 
 @torch.no_grad()
+def test_a_row_that_is_taken_out_and_those_that_stay_go_on_as_they_would_together(backbone, images) -> None:
+    asked = questions(backbone, images)
+    rows = backbone.begin(backbone.collate(asked))
+    rows.feed(torch.tensor([[40], [45]]), EVERYONE)
+    apart = rows.split_off(torch.tensor([True, False]))
+    for one, token in ((apart, 41), (rows, 46)):
+        one.feed(torch.tensor([[token]]), torch.tensor([True]))
+    torch.testing.assert_close(apart.hidden[0], read_at_once(backbone, asked[0], 40, 41), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.hidden[0], read_at_once(backbone, asked[1], 45, 46), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_a_repeated_row_is_continued_in_different_ways(backbone, images) -> None:
     asked = questions(backbone, images)
     rows = backbone.begin(backbone.collate(asked))

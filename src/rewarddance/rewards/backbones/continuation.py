@@ -4,18 +4,19 @@ Rows end at different times. A row that has ended is fed padding that nothing at
 other row's, is what it would be alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
+
+from rewarddance.rewards.backbones.growing_cache import GrowingCache
 
 
 @dataclass(slots=True)
 class Continuation:
-    """A batch of rows behind which tokens can be put; changed in place by `feed`.
+    """A batch of rows behind which tokens can be put; changed in place.
 
     Attributes:
         model: The inner transformers model, without the vocabulary head.
@@ -27,7 +28,7 @@ class Continuation:
     """
 
     model: Any
-    cache: DynamicCache
+    cache: GrowingCache
     attention_mask: Int[Tensor, "rows length"]
     next_positions: Int[Tensor, " rows"]
     hidden: Float[Tensor, "rows width"]
@@ -40,6 +41,21 @@ class Continuation:
             self.attention_mask = self.attention_mask.repeat_interleave(times, dim=0)
             self.next_positions = self.next_positions.repeat_interleave(times)
             self.hidden = self.hidden.repeat_interleave(times, dim=0)
+
+    def split_off(self, leaving: Bool[Tensor, " rows"]) -> "Continuation":
+        """Take rows out, to be continued by themselves; the others stay, in their order."""
+        left, stayed = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
+        apart = replace(
+            self,
+            cache=self.cache.split_off(left, stayed),
+            attention_mask=self.attention_mask[left],
+            next_positions=self.next_positions[left],
+            hidden=self.hidden[left],
+        )
+        self.attention_mask = self.attention_mask[stayed]
+        self.next_positions = self.next_positions[stayed]
+        self.hidden = self.hidden[stayed]
+        return apart
 
     def feed(self, token_ids: Int[Tensor, "rows tokens"], is_fed: Bool[Tensor, " rows"]) -> None:
         """Put text tokens behind the rows.
@@ -71,7 +87,7 @@ def begin(model: Any, inputs: dict[str, Any]) -> Continuation:
         model: The inner transformers model, without the vocabulary head.
         inputs: Its keyword arguments for left-padded questions.
     """
-    cache = DynamicCache()
+    cache = GrowingCache()
     output = model(**inputs, past_key_values=cache, use_cache=True)
     positions: Tensor = inputs["position_ids"]
     last = positions[..., -1]  # (rows,) or (axes, rows)
