@@ -261,7 +261,7 @@ def test_kinds_of_prompts_are_columns_with_their_mean_in_front(tmp_path: Path) -
     assert [column.title for column in table.columns] == ["Policy", "Mean of kinds", "counting", "two objects"]
     assert table.rows == (
         ("before, step 0", 0.25, 0.0, 0.5),
-        ("best by held-out judges, step 40", 0.45, 0.4, 0.5),
+        ("kept by held-out judges, step 40", 0.45, 0.4, 0.5),
         ("after, step 60", 0.55, 0.6, 0.5),
     )
 

@@ -11,6 +11,7 @@ from rewarddance.core.types import Judgement, JudgementRequest, Status
 from rewarddance.rewards.chat_endpoint import ChatEndpoint, EndpointSettings
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
+from rewarddance.rewards.reasoning_settings import ReasoningSettings
 from rewarddance.rewards.remote import RemoteRewardModel, connect_reward_model
 from rewarddance.rewards.served_backbone import DEFAULT_SERVED, ServedSettings
 from tests.chat_server import ChatServer, chat_server, model_answers
@@ -107,6 +108,12 @@ def test_the_ranking_over_http_is_that_of_the_model(remote, local, images):
 
     assert served.order == own.order
     assert served.rewards == pytest.approx(own.rewards, abs=1e-4)
+
+
+def test_a_served_model_asked_for_reasons_says_that_it_writes_none(server, remote, images):
+    with pytest.raises(UsageError, match="one token"):
+        remote.judge([JudgementRequest("a red square", images[0], images[1])], reasoning=ReasoningSettings())
+    assert not server.bodies
 
 
 def test_comparing_over_http_is_judging_one_request(remote, local, images):

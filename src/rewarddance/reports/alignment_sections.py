@@ -164,7 +164,7 @@ def _moments(run: RunFiles) -> list[tuple[str, AlignmentEvaluation]]:
     shown = {rows[0].optimizer_step: ("before", rows[0])} if rows else {}
     for row in rows[1:]:
         if row.optimizer_step == best and row is not rows[-1]:
-            shown[row.optimizer_step] = ("best by held-out judges", row)
+            shown[row.optimizer_step] = ("kept by held-out judges", row)
     if rows[1:]:
         shown[rows[-1].optimizer_step] = ("after", rows[-1])
     return [(f"{label}, step {row.optimizer_step}", row) for label, row in shown.values()]

@@ -20,6 +20,7 @@ from rewarddance.rewards.paradigm import Paradigm
 from rewarddance.rewards.pointwise import PointwiseModel
 from rewarddance.rewards.protocol import OrderMode, ReferenceMode, RewardKind, RewardModel
 from rewarddance.rewards.ranking import rank_candidates
+from rewarddance.rewards.reasoning_settings import ReasoningSettings
 from rewarddance.rewards.served_backbone import DEFAULT_SERVED, ServedBackbone, ServedSettings
 
 _UNKNOWN_ANSWERS = AnswerTokens((), ())
@@ -54,12 +55,16 @@ class RemoteRewardModel:
         requests: Sequence[JudgementRequest],
         order_mode: OrderMode | None = None,
         reference_mode: ReferenceMode | None = None,
+        reasoning: ReasoningSettings | None = None,
     ) -> list[Judgement]:
         """One judgement a request, in order; see `RewardModel.judge`.
 
         A question that the service does not answer in all its tries is a failed judgement that names the cause.
+
+        Raises:
+            UsageError: Reasons were asked for, which a served model does not write.
         """
-        return self._model.judge(requests, order_mode, reference_mode)
+        return self._model.judge(requests, order_mode, reference_mode, reasoning)
 
     def compare(
         self,
