@@ -112,6 +112,16 @@ def test_activations_grow_with_the_batch_and_with_steps_that_have_gradient(gener
     assert part(plan_of(generator, judge, **steps), "transformer").activations == 3 * one.activations
 
 
+def test_a_large_batch_of_an_evaluation_counts_where_it_is_more_than_an_update(generator: Path, judge: Path):
+    plain, small, large = (
+        plan_of(generator, judge, batch_size=2, evaluation_batch_size=size) for size in (None, 2, 200)
+    )
+    assert plain.parts == small.parts
+    for name in ("transformer", "vae"):
+        assert part(large, name).activations > part(plain, name).activations
+    assert part(large, "reward tiny") == part(plain, "reward tiny")
+
+
 def test_guidance_by_the_empty_prompt_is_a_second_pass_and_embedded_guidance_is_not():
     assert passes_per_step(SD3, None) == 2
     assert passes_per_step(SD3, 1.0) == 1

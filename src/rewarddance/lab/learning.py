@@ -33,6 +33,7 @@ MIN_GOLD_DIFFERENCE = 0.1
 REASONED_NAME = "reasoned"
 
 _LEARNING_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-4}
+_ANSWER_WEIGHT = 0.5  # at the default of 0.1 the small models learn to write and forget to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,11 @@ class LabRun:
 
     Attributes:
         base: Folder of the base model.
-        size: Its size, which decides the learning rate.
+        size: Its size, which decides the learning rate where none is given.
         kind: Paradigm.
         seed: Of order and new weights.
         epochs: How often each comparison is seen, in one order at random.
+        learning_rate: Peak; None for that of the size.
         max_comparisons: Learn from fewer than there are; None for all.
         folder: Run directory.
         instruction: Name of the criteria that it is asked by.
@@ -59,6 +61,7 @@ class LabRun:
     seed: int
     folder: Path
     epochs: int = 2
+    learning_rate: float | None = None
     max_comparisons: int | None = None
     instruction: str = "none"
     rationales: Path | None = None
@@ -75,9 +78,9 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
             evaluation_split="validation",
             max_comparisons=run.max_comparisons,
         ),
-        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATES[run.size], weight_decay=0.02),
+        optimizer=OptimizerConfig(learning_rate=run.learning_rate or _LEARNING_RATES[run.size], weight_decay=0.02),
         loss=LossConfig(),
-        rationale=RationaleConfig() if run.rationales else None,
+        rationale=RationaleConfig(answer_weight=_ANSWER_WEIGHT) if run.rationales else None,
         distillation=run.distillation,
         batch_size=32,
         epochs=run.epochs,

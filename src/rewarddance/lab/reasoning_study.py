@@ -1,8 +1,8 @@
 """Study of reasoning: what rationales teach, what reasons at judgement add, and what a one-token student keeps of it.
 
 Four ways of judging, learned from the same comparisons and the same base: without rationales; with the lab teacher's
-true rationales, answering at once; the same model, answering after its own reasons, averaged over samples; and a
-student that learns those answers and gives one token. Fewer comparisons make the learning curve.
+true rationales, answering at once; the same model, answering after its own reasons, averaged over samples;
+and a student that learns those answers and gives one token. Fewer comparisons make the learning curve of the first two.
 
 Source:
     RewardDance, arXiv:2509.08826, section 3.3 and Table 9 (fine-tuning with rationales, decision first).
@@ -14,7 +14,7 @@ Source:
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,7 @@ from rewarddance.lab.learning import (
 )
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain, share_kept
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, StudySettings, figures, study_data
+from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
 from rewarddance.lab.teacher import LabTeacher, lab_judge
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.reasoning_settings import ReasoningSettings
@@ -49,12 +49,17 @@ from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTe
 WayName = Literal["plain", "answer_first", "reason_first", "student"]
 
 WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student")
+CURVE_WAYS: tuple[WayName, ...] = ("plain", "answer_first")
 CURVE_SIZE: BaseSize = "micro"
 CURVE = (500, 1000, 2000)
-SAMPLES, MAX_TOKENS = 4, 96
-"""Rationales of a question, and tokens of the longest: the teacher's are 35 tokens on average, and hardly ever 90."""
+SAMPLES, TAUGHT_SAMPLES, MAX_TOKENS = 4, 2, 96
+"""Rationales of a question, at judgement and when a student is taught; and tokens of the longest: the teacher's are 35
+tokens on average, and hardly ever 90."""
 
 _COSTED = 32
+_LEARNING_RATES: dict[BaseSize, float] = {"nano": 3e-4, "micro": 3e-4, "small": 1.5e-4}
+_RATIONALE_RATE, _RATIONALE_EPOCHS = 3e-4, 4
+"""Writing is new to the base models: it takes longer than answering, at a higher rate. Chosen on validation sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,11 @@ class ReasoningCell:
         """Folder name of its runs."""
         return f"{self.size}-{self.comparisons}-{self.seed}"
 
+    @property
+    def ways(self) -> tuple[WayName, ...]:
+        """All ways from all comparisons; on the learning curve those that write nothing."""
+        return CURVE_WAYS if self.comparisons in CURVE else WAYS
+
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStudy:
@@ -77,8 +87,7 @@ class ReasoningStudy:
 
     Attributes:
         folder: Where its own runs go; finished ones there are not made again.
-        runs: Folder, data and seeds of `lab study paradigms` and `learning_curve`, whose pairwise models are the plain
-            ones.
+        runs: Folder, data and seeds of `lab study paradigms`, whose comparisons are learned from.
         cells: Which models.
         max_tokens: Longest rationale at judgement.
     """
@@ -90,9 +99,7 @@ class ReasoningStudy:
 
     def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
         """Run directory of the model that judges in a way."""
-        if way == "plain":
-            return self.runs.folder / StudyRun(cell.size, "pairwise", cell.comparisons, cell.seed).name
-        return self.folder / cell.name / ("student" if way == "student" else "rationales")
+        return self.folder / cell.name / ("rationales" if way in ("answer_first", "reason_first") else way)
 
     def answers(self, cell: ReasoningCell, way: WayName) -> Path:
         """What was answered in a way."""
@@ -141,7 +148,7 @@ def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[st
         stored: list[dict[str, Any]] = json.loads(kept.read_text())
         return stored
     data = study_data(study.runs, cell.seed)
-    rows = [_row(study, cell, way, data) for way in WAYS]
+    rows = [_row(study, cell, way, data) for way in cell.ways]
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(kept, rows)
     return rows
@@ -152,7 +159,7 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
     summary: dict[str, Any] = {}
     for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
         cells = [cell for cell in study.cells if (cell.size, cell.comparisons) == (size, count)]
-        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in cells} for way in WAYS}
+        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in cells} for way in cells[0].ways}
         summary.setdefault(size, {})[str(count)] = ways_summary(answers)
     content = {
         "study": "reasoning",
@@ -160,7 +167,11 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
         "versions": package_versions(),
         "split_sizes": dict(study.runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
+        "learning_rates": _LEARNING_RATES,
+        "rationale_rate": _RATIONALE_RATE,
+        "rationale_epochs": _RATIONALE_EPOCHS,
         "samples": SAMPLES,
+        "taught_samples": TAUGHT_SAMPLES,
         "max_tokens": study.max_tokens,
         "rationales": {
             seed: json.loads((study.rationales(seed) / SUMMARY_NAME).read_text())
@@ -181,11 +192,12 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     """
     plain = answers["plain"]
     summary: dict[str, Any] = {
-        way: {split: accuracy_and_gain(plain, answers[way], split) for split in TEST_SPLITS} for way in WAYS
+        way: {split: accuracy_and_gain(plain, own, split) for split in TEST_SPLITS} for way, own in answers.items()
     }
-    summary["share_of_gain_that_the_student_keeps"] = {
-        split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
-    }
+    if "student" in answers:
+        summary["share_of_gain_that_the_student_keeps"] = {
+            split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
+        }
     return summary
 
 
@@ -204,20 +216,23 @@ def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData
 
 
 def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
-    taught = None
-    if way == "student":
-        teacher = study.run_folder(cell, "reason_first") / "model"
-        taught = DistillationConfig(teacher=teacher, samples=SAMPLES, max_tokens=study.max_tokens)
-    return LabRun(
+    run = LabRun(
         lab_base(cell.size),
         cell.size,
         "pairwise",
         cell.seed,
         study.run_folder(cell, way),
+        learning_rate=_LEARNING_RATES[cell.size],
         max_comparisons=cell.comparisons,
-        rationales=study.rationales(cell.seed) if way in ("answer_first", "reason_first") else None,
-        distillation=taught,
     )
+    if way == "student":
+        teacher = study.run_folder(cell, "reason_first") / "model"
+        taught = DistillationConfig(teacher=teacher, samples=TAUGHT_SAMPLES, max_tokens=study.max_tokens)
+        return replace(run, distillation=taught)
+    if way == "plain":
+        return run
+    rationales = study.rationales(cell.seed)
+    return replace(run, rationales=rationales, learning_rate=_RATIONALE_RATE, epochs=_RATIONALE_EPOCHS)
 
 
 def _cost(model: RewardModel, data: LabData, reasoning: ReasoningSettings | None) -> JudgementCost:

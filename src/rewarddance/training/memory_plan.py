@@ -56,7 +56,7 @@ class MemoryPart:
         weights: Frozen weights.
         learning: Weights that learn in float32, their gradients and the optimizer's state.
         copies: Reference policy and averaged weights.
-        activations: Estimate for one forward and backward pass.
+        activations: Estimate for the larger of an update and an evaluation.
     """
 
     name: str
@@ -160,15 +160,21 @@ def _generator_parts(
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
     passes = passes_per_step(pipeline, chosen.guidance)
     passes *= config.method.last_steps if isinstance(config.method, DraftConfig) else 1
-    values = passes * transformer_values(pipeline, transformer, vae, side, is_checkpointed)
+    values = passes * transformer_values(pipeline, transformer, vae, side, is_checkpointed) * config.batch_size
+    # Without gradient one layer at a time is in memory, as when it is computed again.
+    evaluated = config.evaluation_batch_size or config.batch_size
+    seen = passes_per_step(pipeline, chosen.guidance) * evaluated
+    values = max(values, seen * transformer_values(pipeline, transformer, vae, side, is_checkpointed=True))
     parts = [_velocity_network(config, tensor_shapes(files, "transformer"), frozen, values * compute)]
     for name, home in index.items():
         is_model = isinstance(home, list) and home[0] is not None and name != "transformer"
         if is_model and read_settings(files, f"{name}/config.json"):
             parameters = parameters_in(tensor_shapes(files, name))
-            held = decoder_values(vae, side, is_checkpointed, has_gradient) if name == "vae" else 0
-            activations = held * config.batch_size * compute
-            parts.append(MemoryPart(name.replace("_", " "), parameters, 0, parameters * frozen, 0, 0, activations))
+            held = 0
+            if name == "vae":
+                held = decoder_values(vae, side, is_checkpointed, has_gradient) * config.batch_size
+                held = max(held, decoder_values(vae, side, is_checkpointed, has_gradient=False) * evaluated)
+            parts.append(MemoryPart(name.replace("_", " "), parameters, 0, parameters * frozen, 0, 0, held * compute))
     return side, parts
 
 
@@ -187,7 +193,7 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activati
         weights=kept * frozen,
         learning=trained * _LEARNED_COPIES * _FLOAT,
         copies=copies * trained * _FLOAT,
-        activations=activations * config.batch_size,
+        activations=activations,
     )
 
 
