@@ -76,4 +76,6 @@ def test_a_finished_cell_is_read_and_its_answers_make_the_summary(study, rows, t
     assert summary["plain"]["test_in"]["gain"]["mean"] == 0.0
     for way in WAYS:
         assert summary[way]["test_out"]["accuracy"]["mean"] == rows[way]["test_out"]["accuracy"]["estimate"]
-    assert json.loads((tmp_path / "reasoning.json").read_text())["rationales"]["0"]["comparisons"] == 12
+    stored = json.loads((tmp_path / "reasoning.json").read_text())
+    assert stored["rationales"]["0"]["comparisons"] == 12
+    assert stored["is_complete"] is False

@@ -41,6 +41,8 @@ REPORT_NAME, SUMMARY_NAME = "report.html", "summary.json"
 KINDS: tuple[RewardKind, ...] = ("pairwise", "scalar")
 ALIGNED, SEARCHED = "aligned", "search"
 
+_LEARNING_RATE = 3e-4
+
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Shows how far a stage is: takes its name and its number of items, gives a function of the items done."""
 
@@ -77,7 +79,9 @@ def run_demo(settings: DemoSettings, stage: Stage) -> dict[str, Any]:
     reports: dict[RewardKind, PreferenceReport] = {}
     for kind in KINDS:
         folder = settings.folder / kind
-        run = LabRun(lab_base(settings.size), settings.size, kind, settings.seed, folder, settings.epochs)
+        run = LabRun(
+            lab_base(settings.size), settings.size, kind, settings.seed, folder, settings.epochs, _LEARNING_RATE
+        )
         model = learn(run, data)
         with stage(f"judging with the {kind} model", 2 * settings.test) as show:
             reports[kind] = measure(model, data, folder, kind, show)

@@ -164,6 +164,7 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
     content = {
         "study": "reasoning",
         "command": "rewarddance lab study reasoning",
+        "is_complete": set(study.cells) >= set(reasoning_cells(study.runs.seeds)),
         "versions": package_versions(),
         "split_sizes": dict(study.runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
