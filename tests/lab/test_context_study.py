@@ -42,12 +42,6 @@ def test_a_model_learns_and_is_judged_by_its_criteria_and_is_not_made_twice(tmp_
     assert (folder / ROWS_NAME).stat().st_mtime_ns == written
 
 
-def test_without_criteria_the_run_is_that_of_the_paradigms_study(tmp_path: Path):
-    cell = InstructionCell("nano", "none", 0)
-    asked = study(tmp_path, cell)
-    assert asked.run_folder(cell) == tmp_path / "nano-pairwise-8-0"
-
-
 def test_a_gain_is_over_no_criteria_on_the_same_comparisons(tmp_path: Path):
     cells = [InstructionCell("nano", name, 0) for name in ("none", "overall")]
     asked = study(tmp_path, *cells)

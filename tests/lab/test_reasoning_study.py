@@ -53,11 +53,11 @@ def test_one_size_has_a_learning_curve_and_every_size_all_comparisons():
 def test_every_way_is_judged_and_only_reasons_cost_written_tokens(rows):
     assert set(rows) == set(WAYS)
     written = {way: rows[way]["cost"]["generated_tokens"] for way in WAYS}
-    assert written["reason_first"] > 0
-    assert (written["plain"], written["answer_first"], written["student"]) == (0, 0, 0)
+    assert {way for way, tokens in written.items() if tokens > 0} == {"reason_first"}
     # four comparisons in both orders
     assert {row["cost"]["questions"] for row in rows.values()} == {8}
     assert rows["student"]["teacher_generated_tokens"] > 0
+    assert rows["plain_student"]["teacher_generated_tokens"] == 0
 
 
 def test_the_models_learn_from_the_same_comparisons(study, rows):
@@ -76,6 +76,10 @@ def test_a_finished_cell_is_read_and_its_answers_make_the_summary(study, rows, t
     assert summary["plain"]["test_in"]["gain"]["mean"] == 0.0
     for way in WAYS:
         assert summary[way]["test_out"]["accuracy"]["mean"] == rows[way]["test_out"]["accuracy"]["estimate"]
+    difference = (
+        rows["student"]["test_in"]["accuracy"]["estimate"] - rows["plain_student"]["test_in"]["accuracy"]["estimate"]
+    )
+    assert summary["student_over_plain_student"]["test_in"]["gain"]["mean"] == pytest.approx(difference)
     stored = json.loads((tmp_path / "reasoning.json").read_text())
     assert stored["rationales"]["0"]["comparisons"] == 12
     assert stored["is_complete"] is False

@@ -1,7 +1,7 @@
 """Study of what stands in a reward model's context: the words of its instruction; `reference_study` has the images.
 
 The pairwise model is learned and judged without criteria, with generic ones and with task-aware ones, on the same
-comparisons from the same base. The runs without criteria are those of `lab study paradigms`.
+comparisons from the same base, all at the rate that was best on validation comparisons.
 
 Source:
     RewardDance, arXiv:2509.08826, section 3.1 (task-aware instructions), for which the paper has no ablation.
@@ -23,11 +23,11 @@ from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, read_rows
 from rewarddance.lab.base_models import BaseSize, lab_base
-from rewarddance.lab.learning import MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
+from rewarddance.lab.learning import BEST_RATES, MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.reference_study import ReferenceStudy, accuracies, draw_pictures, reference_summary
-from rewarddance.lab.reward_study import SIZES, StudyRun, StudySettings, figures, make_run, study_data
+from rewarddance.lab.reward_study import SIZES, StudySettings, figures, study_data
 
 InstructionName = Literal["none", "generic", "overall"]
 
@@ -54,8 +54,8 @@ class InstructionStudy:
     """How the study is run.
 
     Attributes:
-        folder: Where its own runs go; finished ones there are not made again.
-        runs: Folder, data and seeds of `lab study paradigms`, whose pairwise models are those without criteria.
+        folder: Where its runs go; finished ones there are not made again.
+        runs: Folder, data and seeds of `lab study paradigms`, whose comparisons are learned from.
         cells: Which models.
     """
 
@@ -63,14 +63,8 @@ class InstructionStudy:
     runs: StudySettings
     cells: tuple[InstructionCell, ...]
 
-    def plain_run(self, cell: InstructionCell) -> StudyRun:
-        """The run of `lab study paradigms` from the same comparisons."""
-        return StudyRun(cell.size, "pairwise", dict(self.runs.counts)["train"], cell.seed)
-
     def run_folder(self, cell: InstructionCell) -> Path:
         """Where model and answers of a cell are."""
-        if cell.instruction == "none":
-            return self.runs.folder / self.plain_run(cell).name
         return self.folder / cell.name
 
 
@@ -89,16 +83,21 @@ def run_instructions(study: InstructionStudy, on_done: Callable[[int], None] | N
 def learn_with_instruction(study: InstructionStudy, cell: InstructionCell) -> dict[str, Any]:
     """One cell; its row is kept as `row.json`."""
     torch.set_num_threads(1)
-    if cell.instruction == "none":
-        row = make_run(study.runs, study.plain_run(cell))
-        return {**asdict(cell), **{split: row[split] for split in TEST_SPLITS}}
     folder = study.run_folder(cell)
     kept = folder / "row.json"
     if kept.is_file():
         stored: dict[str, Any] = json.loads(kept.read_text())
         return stored
     data = study_data(study.runs, cell.seed)
-    run = LabRun(lab_base(cell.size), cell.size, "pairwise", cell.seed, folder, instruction=cell.instruction)
+    run = LabRun(
+        lab_base(cell.size),
+        cell.size,
+        "pairwise",
+        cell.seed,
+        folder,
+        learning_rate=BEST_RATES[cell.size],
+        instruction=cell.instruction,
+    )
     parts = measure(learn(run, data), data, folder, cell.name).facets["split"]
     row = {**asdict(cell), **{split: figures(parts[SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
     write_json_atomic(kept, row)
@@ -144,6 +143,7 @@ def write_context_results(
         "is_complete": {cell.instruction for cell in instructions[0].cells} == set(INSTRUCTIONS),
         "split_sizes": dict(instructions[0].runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
+        "learning_rates": BEST_RATES,
         "pictures": {"prompts": len(gold), "rewarded": rewarded},
         "summary": summary,
         "rows": rows,

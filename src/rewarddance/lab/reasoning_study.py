@@ -1,8 +1,9 @@
 """Study of reasoning: what rationales teach, what reasons at judgement add, and what a one-token student keeps of it.
 
-Four ways of judging, learned from the same comparisons and the same base: without rationales; with the lab teacher's
-true rationales, answering at once; the same model, answering after its own reasons, averaged over samples;
-and a student that learns those answers and gives one token. Fewer comparisons make the learning curve of the first two.
+Ways of judging, learned from the same comparisons and the same base: without rationales; with the lab teacher's true
+rationales, answering at once; the same model, answering after its own reasons, averaged over samples; a student that
+learns those answers and gives one token; and, to tell reasons from soft answers, a student of the model without
+rationales. Fewer comparisons make the learning curve of the first two.
 
 Source:
     RewardDance, arXiv:2509.08826, section 3.3 and Table 9 (fine-tuning with rationales, decision first).
@@ -30,6 +31,7 @@ from rewarddance.evaluation.judgement_rows import ROWS_NAME, read_rows
 from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.comparisons import LabData
 from rewarddance.lab.learning import (
+    BEST_RATES,
     MIN_GOLD_DIFFERENCE,
     REASONED_NAME,
     SPLIT_NAMES,
@@ -46,9 +48,9 @@ from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.reasoning_settings import ReasoningSettings
 from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTeacher, make_rationales
 
-WayName = Literal["plain", "answer_first", "reason_first", "student"]
+WayName = Literal["plain", "answer_first", "reason_first", "student", "plain_student"]
 
-WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student")
+WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student", "plain_student")
 CURVE_WAYS: tuple[WayName, ...] = ("plain", "answer_first")
 CURVE_SIZE: BaseSize = "micro"
 CURVE = (500, 1000, 2000)
@@ -57,14 +59,13 @@ SAMPLES, TAUGHT_SAMPLES, MAX_TOKENS = 4, 2, 96
 tokens on average, and hardly ever 90."""
 
 _COSTED = 32
-_LEARNING_RATES: dict[BaseSize, float] = {"nano": 3e-4, "micro": 3e-4, "small": 1.5e-4}
 _RATIONALE_RATE, _RATIONALE_EPOCHS = 3e-4, 4
 """Writing is new to the base models: it takes longer than answering, at a higher rate. Chosen on validation sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningCell:
-    """Three models from the same comparisons: plain, with rationales, and its student."""
+    """Models from the same comparisons: plain, with rationales, and the student of either."""
 
     size: BaseSize
     comparisons: int
@@ -168,7 +169,7 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
         "versions": package_versions(),
         "split_sizes": dict(study.runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
-        "learning_rates": _LEARNING_RATES,
+        "learning_rates": BEST_RATES,
         "rationale_rate": _RATIONALE_RATE,
         "rationale_epochs": _RATIONALE_EPOCHS,
         "samples": SAMPLES,
@@ -186,7 +187,10 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
 
 
 def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
-    """Accuracy of every way, its gain over `plain`, and the share of the gain of `reason_first` that the student keeps.
+    """Accuracy of every way and its gain over `plain`.
+
+    With a student: the share of the gain of `reason_first` that it keeps, and its gain over the student of `plain`,
+    which learned soft answers as well, but none that reasons stand behind.
 
     Args:
         answers: Of every way, by seed.
@@ -198,6 +202,9 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     if "student" in answers:
         summary["share_of_gain_that_the_student_keeps"] = {
             split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
+        }
+        summary["student_over_plain_student"] = {
+            split: accuracy_and_gain(answers["plain_student"], answers["student"], split) for split in TEST_SPLITS
         }
     return summary
 
@@ -223,13 +230,16 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
         "pairwise",
         cell.seed,
         study.run_folder(cell, way),
-        learning_rate=_LEARNING_RATES[cell.size],
+        learning_rate=BEST_RATES[cell.size],
         max_comparisons=cell.comparisons,
     )
     if way == "student":
         teacher = study.run_folder(cell, "reason_first") / "model"
         taught = DistillationConfig(teacher=teacher, samples=TAUGHT_SAMPLES, max_tokens=study.max_tokens)
         return replace(run, distillation=taught)
+    if way == "plain_student":
+        teacher = study.run_folder(cell, "plain") / "model"
+        return replace(run, distillation=DistillationConfig(teacher=teacher, format="answer_first"))
     if way == "plain":
         return run
     rationales = study.rationales(cell.seed)
