@@ -114,6 +114,25 @@ def test_a_group_has_one_prompt_and_different_noise(tmp_path):
     assert len(set(seeds)) == 12
 
 
+@pytest.mark.parametrize(("initial_noise", "beginnings"), [("own", 8), ("group", 2)])
+def test_a_group_begins_with_its_own_noise_or_with_one(tmp_path, initial_noise, beginnings):
+    config = align_config(tmp_path, method=grpo(initial_noise=initial_noise), batch_size=8)
+    bench = bench_of(config, black_box())
+    (draw,) = bench.draws.draws(0, 1, 4)
+    trajectory = FlowGrpo(bench, config.method)._rollout(0, draw).trajectory
+    assert len(torch.unique(trajectory.latents[0].flatten(1), dim=0)) == beginnings
+    # the stochastic steps part them
+    assert len(torch.unique(trajectory.final.flatten(1), dim=0)) == 8
+
+
+def test_groups_share_their_noise_across_batches(tmp_path):
+    bench = bench_of(align_config(tmp_path, batch_size=6))
+    draws = bench.draws.draws(0, 2, group_size=4)
+    shared = [seed for draw in draws for seed in draw.group_seeds]
+    seeds = [seed for draw in draws for seed in draw.seeds]
+    assert shared == [seeds[0]] * 4 + [seeds[4]] * 4 + [seeds[8]] * 4
+
+
 def test_too_many_stochastic_steps_are_refused(tmp_path):
     config = align_config(tmp_path, method=grpo(stochastic_steps=4))
     with pytest.raises(ValueError, match="at most 3 can be stochastic"):

@@ -63,6 +63,10 @@ class FlowGrpoConfig(BaseModel):
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps on one set of pictures, each on its own part of them."""
 
+    initial_noise: Literal["group", "own"] = "group"
+    """What pictures of a group begin with: the same noise, so that their rewards differ by the stochastic steps alone,
+    or noise of their own each."""
+
     noise: Literal["flow", "dance", "cps"] = "flow"
     """How much noise a stochastic step adds: as in Flow-GRPO, the same at all steps (DanceGRPO), or keeping the
     schedule's total (CPS)."""

@@ -158,7 +158,7 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
     # to judge, and climbing them costs alignment (docs/experiments.md).
     method: MethodConfig = ReflConfig(window=(0.45, 1.0))
     if run.method == "flow_grpo":
-        method = FlowGrpoConfig(group_size=8, stochastic_steps=4, clip_range=1e-3)
+        method = FlowGrpoConfig(group_size=8, initial_noise="group", stochastic_steps=4, clip_range=1e-3)
     return AlignConfig(
         generator=GeneratorConfig(path=str(lab_generator()), lora=GeneratorLoraConfig(target_modules=_ADAPTED)),
         rewards=(RewardConfig(model=str(run.reward)),),

@@ -1,7 +1,8 @@
 """Flow-GRPO: policy gradients on stochastic denoising steps, for rewards of any kind.
 
 Source:
-    Flow-GRPO, arXiv:2505.05470; a window of stochastic steps as in MixGRPO, arXiv:2507.21802.
+    Flow-GRPO, arXiv:2505.05470; a window of stochastic steps as in MixGRPO, arXiv:2507.21802; one initial noise for a
+    group as in DanceGRPO, arXiv:2505.07818.
     Differs: the divergence from the reference policy is exact, step size included; advantages have a floor under their
     spread; the last step is never stochastic, so that no noise is left in the pictures that are judged.
 """
@@ -71,7 +72,7 @@ class FlowGrpo:
             trajectory = sample_sde(
                 bench.policy.generator,
                 conditions,
-                bench.noise(draw.seeds),
+                bench.noise(draw.group_seeds if self._settings.initial_noise == "group" else draw.seeds),
                 bench.sigmas,
                 bench.guidance,
                 self._noise,

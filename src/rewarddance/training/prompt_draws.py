@@ -16,10 +16,12 @@ class Draw:
     Attributes:
         prompts: One a picture.
         seeds: Of the noise, one a picture.
+        group_seeds: Of its group's noise, one a picture: the seed of the group's first.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
+    group_seeds: tuple[int, ...]
 
 
 class PromptDraws:
@@ -46,8 +48,9 @@ class PromptDraws:
         start, count = first_batch * self._batch_size, batches * self._batch_size
         asked = [self._prompt((start + place) // group_size) for place in range(count)]
         seeds = [derive_seed(self._seed, "noise", start + place) for place in range(count)]
+        firsts = [seeds[place - place % group_size] for place in range(count)]
         cuts = [slice(first, first + self._batch_size) for first in range(0, count, self._batch_size)]
-        return tuple(Draw(tuple(asked[cut]), tuple(seeds[cut])) for cut in cuts)
+        return tuple(Draw(tuple(asked[cut]), tuple(seeds[cut]), tuple(firsts[cut])) for cut in cuts)
 
     def _prompt(self, number: int) -> str:
         epoch, place = divmod(number, len(self.prompts))
