@@ -63,7 +63,7 @@ class Way:
 WAYS: dict[WayName, Way] = {
     "refl": Way("refl", 1e-3, 80),
     "refl_augmented": Way("refl", 5e-4, 40, velocity_weight=0.1, shift=3, noise=0.03),
-    "flow_grpo": Way("flow_grpo", 3e-3, 32, batch_size=64),
+    "flow_grpo": Way("flow_grpo", 1.5e-3, 48, batch_size=64),
 }
 """Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
 
