@@ -34,7 +34,7 @@ def recorded(gold: list[float], held_out: list[float], spread: list[float]) -> R
         )
         for place, (level, width) in enumerate(zip(held_out, spread, strict=True))
     )
-    return Recorded("run", tuple(range(0, 10 * len(gold), 10)), tuple(gold), observations)
+    return Recorded("run", "refl", tuple(range(0, 10 * len(gold), 10)), tuple(gold), observations)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def test_the_summary_counts_both_detectors_on_the_same_runs(hacking, healthy):
 
 def stored(run: Recorded, folder: Path) -> Path:
     folder.mkdir()
+    (folder / "finished.json").write_text(json.dumps({"way": run.way}))
     rows = [{"optimizer_step": step, "extra": {"gold": gold}} for step, gold in zip(run.steps, run.gold, strict=True)]
     (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [json.dumps(observation.to_json()) + "\n" for observation in run.observations]
@@ -92,6 +93,7 @@ def test_results_hold_the_runs_that_fixed_the_thresholds_apart_from_those_scored
     content = json.loads((tmp_path / "guard.json").read_text())
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
     assert [row["run"] for row in content["calibration"]["rows"]] == ["hacking"]
+    assert content["by_way"] == {"refl": content["summary"]}
 
 
 def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_path: Path, monkeypatch):

@@ -9,6 +9,7 @@ Source:
     RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +23,14 @@ import numpy as np
 from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
-from rewarddance.lab.alignment_study import COMPARISONS, AlignmentCell, AlignmentStudy, WayName, run_alignments
+from rewarddance.lab.alignment_study import (
+    COMPARISONS,
+    FINISHED_NAME,
+    AlignmentCell,
+    AlignmentStudy,
+    WayName,
+    run_alignments,
+)
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.reward_study import StudyRun, StudySettings, make_run, study_data
@@ -53,12 +61,14 @@ class Recorded:
 
     Attributes:
         name: Of its folder.
+        way: How the reward was optimised.
         steps: Optimizer step of each evaluation.
         gold: Mean gold at each evaluation.
         observations: What a guard would have seen.
     """
 
     name: str
+    way: WayName
     steps: tuple[int, ...]
     gold: tuple[float, ...]
     observations: tuple[Observation, ...]
@@ -98,6 +108,7 @@ def read_recorded(folder: Path) -> Recorded:
     rows = read_json_lines(run.evaluations)
     return Recorded(
         name=folder.name,
+        way=json.loads((folder / FINISHED_NAME).read_text())["way"],
         steps=tuple(row["optimizer_step"] for row in rows),
         gold=tuple(row["extra"]["gold"] for row in rows),
         observations=tuple(Observation.from_json(row) for row in read_json_lines(run.observations)),
@@ -120,6 +131,7 @@ def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str,
     """One row of the results: gold's curve and both detectors."""
     return {
         "run": run.name,
+        "way": run.way,
         **asdict(run.curve),
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
         "guard": judged(run, guard),
@@ -163,6 +175,9 @@ def write_guard_results(
         "guard": guard.model_dump(mode="json"),
         "spread": spread.model_dump(mode="json"),
         "summary": figures,
+        "by_way": {
+            way: summary([row for row in rows if row["way"] == way]) for way in sorted({row["way"] for row in rows})
+        },
         "rows": rows,
         "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
     }
