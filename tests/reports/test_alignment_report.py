@@ -121,7 +121,15 @@ def test_a_run_of_another_kind_has_no_alignment_section(tmp_path: Path) -> None:
     assert alignment_figures([run]) is None
 
 
-def test_curves_that_part_share_an_axis_from_0_to_their_highest(tmp_path: Path) -> None:
+def test_a_curve_that_hardly_rises_before_it_falls_stays_on_the_axis(tmp_path: Path) -> None:
+    gold = (0.5, 0.51, 0.4, 0.3)
+    rows = [evaluation(step, extra={"gold": height}) for step, height in zip(STEPS, gold, strict=True)]
+    section = reward_section([read_run(run_folder(tmp_path, rows=rows))])
+    together = {series.name: heights(series) for series in charts_of(section)["Do they rise together?"].series}
+    assert together["gold"] == pytest.approx([0, 0.05, -0.5, -1])
+
+
+def test_curves_that_part_share_an_axis_in_units_of_their_largest_change(tmp_path: Path) -> None:
     section = reward_section([read_run(run_folder(tmp_path))])
     together = {series.name: heights(series) for series in charts_of(section)["Do they rise together?"].series}
     assert together["proxy"] == pytest.approx([0, 1 / 3, 2 / 3, 1])

@@ -99,7 +99,7 @@ def learn_with_instruction(study: InstructionStudy, cell: InstructionCell) -> di
         instruction=cell.instruction,
     )
     parts = measure(learn(run, data), data, folder, cell.name).facets["split"]
-    row = {**asdict(cell), **{split: figures(parts[SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
+    row: dict[str, Any] = {**asdict(cell), **{split: figures(parts[SPLIT_NAMES[split]]) for split in TEST_SPLITS}}
     write_json_atomic(kept, row)
     return row
 

@@ -110,13 +110,19 @@ def signals_section(runs: Sequence[RunFiles]) -> Section | None:
 
 
 def _apart(run: RunFiles, curves: Sequence[Curve]) -> list[LineChart]:
-    """Each curve between its first and its highest value, so that different units share an axis."""
+    """Each curve from its first value, in units of its largest change, so that different units share an axis."""
     rescaled = [_rescaled(run, curve) for curve in curves]
     shown = [curve for curve in rescaled if curve is not None]
     if len(shown) < 2:
         return []
-    title, unit, guide = "Do they rise together?", "share of the curve's own rise", Guide(0.0, "as at the start")
-    caption = "Every curve starts at 0 and is 1 at its highest. A curve that never rose is left out."
+    title, unit, guide = (
+        "Do they rise together?",
+        "share of the curve's own largest change",
+        Guide(0.0, "as at the start"),
+    )
+    caption = (
+        "Every curve starts at 0 and is 1 or -1 where it is farthest from its start. One that never moved is left out."
+    )
     series, far = _series([run], shown, _step), _series([run], shown, _root_distance)
     charts = [LineChart(title, STEPS, unit, series, guide=guide, events=_events(run), caption=caption)]
     if _has_distance([run]):
@@ -127,13 +133,14 @@ def _apart(run: RunFiles, curves: Sequence[Curve]) -> list[LineChart]:
 
 def _rescaled(run: RunFiles, curve: Curve) -> Curve | None:
     heights = [height for row in evaluations_of(run) if (height := curve.read(row)) is not None]
-    if len(heights) < 2 or max(heights) <= heights[0]:
+    largest = max((abs(height - heights[0]) for height in heights), default=0.0)
+    if largest == 0:
         return None
-    start, rise = heights[0], max(heights) - heights[0]
+    start = heights[0]
 
     def read(evaluation: AlignmentEvaluation) -> float | None:
         height = curve.read(evaluation)
-        return None if height is None else (height - start) / rise
+        return None if height is None else (height - start) / largest
 
     return Curve(curve.name, read)
 
