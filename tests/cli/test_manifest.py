@@ -216,3 +216,16 @@ def test_half_a_character_fails_its_own_row_alone(tmp_path: Path, name: str):
     written = lines_of(tmp_path / "out.jsonl")
     assert [line["status"] for line in written] == ["failed", "ok"]
     assert f"{name!r} holds half a character" in written[0]["message"]
+
+
+def test_a_row_with_another_file_of_criteria_is_another_row(tmp_path: Path):
+    criteria = tmp_path / "own.yaml"
+    row = '{"prompt": "a", "candidate": "a.png", "instruction": "own.yaml"}\n'
+    (tmp_path / "rows.jsonl").write_text(row + '{"prompt": "a", "candidate": "a.png"}\n')
+    keys = []
+    for text in ("Count the objects.", "Look at the colours."):
+        criteria.write_text(f"name: own\ntask: any\ndimension: overall\nversion: 1\ntext: {text}\n")
+        manifest = Manifest.open(tmp_path / "rows.jsonl", "overall", "model")
+        keys.append([manifest.key(0), manifest.key(1)])
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]

@@ -196,6 +196,6 @@ def test_an_answer_is_asked_again_when_a_file_of_criteria_has_changed(tmp_path: 
     asked = replace(COMPARISONS[0], instruction=path)
     keys = []
     for text in ("one", "other"):
-        path.write_text(text)
+        path.write_text(f"name: own\ntask: any\ndimension: overall\nversion: 1\ntext: {text}\n")
         keys.append(row_key(asked, "model", "both"))
     assert keys[0] != keys[1]

@@ -6,7 +6,17 @@ import pytest
 
 from rewarddance.core.errors import DataError, ModelError
 from rewarddance.rewards.chat_endpoint import ChatEndpoint, EndpointSettings
-from rewarddance.rewards.parity import known_answers, read_parity, require_parity, served_parity, write_parity
+from rewarddance.rewards.parity import (
+    DEFAULT_LIMIT,
+    ParityAnswer,
+    ParityQuestion,
+    ParityReport,
+    known_answers,
+    read_parity,
+    require_parity,
+    served_parity,
+    write_parity,
+)
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel, record_of
 from tests.chat_server import ChatServer, chat_server, model_answers
@@ -59,6 +69,15 @@ def test_a_difference_over_the_limit_does_not_pass(model, server, comparisons):
     assert report.largest_log_odds_difference == pytest.approx(0.1, abs=1e-3)
     # The sigmoid's slope at 0 is a quarter.
     assert report.largest_score_difference == pytest.approx(0.025, abs=1e-3)
+
+
+@pytest.mark.parametrize(("known", "answered", "passes"), [(8.0, 15.0, False), (8.0, 8.2, True), (0.0, 0.1, False)])
+def test_sure_answers_are_compared_by_their_log_odds(known: float, answered: float, passes: bool):
+    question = ParityQuestion("a cat", "one.png", "two.png", None, known)
+
+    report = ParityReport((question,), (ParityAnswer(answered),), limit=DEFAULT_LIMIT)
+
+    assert report.is_passed == passes
 
 
 def test_a_single_question_without_an_answer_does_not_pass(model, server, comparisons):

@@ -166,6 +166,15 @@ def test_scores_of_answers_given_first_do_not_change_when_reasons_are_asked_for(
     assert all(one.rationale is None for one in plain)
 
 
+def test_references_together_are_judged_together_when_reasons_are_asked_for_too(learned, with_rationales):
+    one, other = with_rationales[:2]
+    asked = [JudgementRequest(one.prompt, one.second, (one.first, other.first))]
+    (plain,) = learned.judge(asked, "one", "together")
+    (explained,) = learned.judge(asked, "one", "together", ReasoningSettings("answer_first", max_tokens=24))
+    assert explained.reward == pytest.approx(plain.reward, abs=1e-4)
+    assert explained.cost.questions == plain.cost.questions == 1
+
+
 def test_rewards_change_sign_with_the_order_of_the_media(learned, with_rationales):
     settings = ReasoningSettings(samples=2, temperature=0.7, max_tokens=24)
     one = with_rationales[0]

@@ -51,12 +51,14 @@ def test_references_of_different_size_cannot_be_shown_together(model):
 
 
 def test_a_judge_behind_a_service_gets_all_references_in_one_request():
-    asked = []
+    asked, modes = [], []
 
-    def judge(requests):
+    def judge(requests, reference_mode=None):
         asked.extend(requests)
+        modes.append(reference_mode)
         return [Judgement(Status.OK, score=0.5, reward=0.0) for _ in requests]
 
     signal = RewardSignal([JudgeReward("service", judge)], references=TOGETHER, patience=ONCE)
     signal.judge(pictures(1), ["a"], [tuple(pictures(3, seed=1))])
     assert [len(request.reference_images) for request in asked] == [3]
+    assert modes == ["together"]

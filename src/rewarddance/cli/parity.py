@@ -22,7 +22,7 @@ def parity(
         str, typer.Argument(metavar="URL", help="Service, such as http://127.0.0.1:8000/v1.", show_default=False)
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of comparisons to ask about.")],
-    limit: Annotated[float, typer.Option(min=0, help="Largest difference of scores that passes.")] = 1e-3,
+    limit: Annotated[float, typer.Option(min=0, help="Largest difference of scores that passes.")] = 0.02,
     count: Annotated[int, typer.Option(min=1, help="Comparisons that are asked about, spread over the data.")] = 8,
     served_model: Annotated[
         str | None, typer.Option(help="The service's name for the model; MODEL if left out.", show_default=False)

@@ -23,8 +23,9 @@ class ServiceConfig(BaseModel):
     """File of `rewarddance parity --out`: the run does not start with a service that scores otherwise; null trusts
     it."""
 
-    parity_limit: float = Field(default=1e-3, ge=0, le=1)
-    """Largest difference of scores from those in that file."""
+    parity_limit: float = Field(default=0.02, ge=0, le=1)
+    """Largest difference of scores from those in that file; four times as much, and 2 % of themselves, for
+    log-odds."""
 
     concurrency: int = Field(default=16, ge=1)
     """Questions that the service gets at a time."""

@@ -151,6 +151,8 @@ def _answer(judgement: Judgement) -> Answer:
         log_odds=judgement.reward if judgement.is_ok else None,
         leaked_mass=judgement.leaked_mass if judgement.is_ok else None,
         message=judgement.message,
+        instruction=judgement.instruction,
+        instruction_sha256=judgement.instruction_sha256,
     )
 
 

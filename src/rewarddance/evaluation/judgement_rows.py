@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import sha256_of, write_text_atomic
+from rewarddance.core.files import write_text_atomic
 from rewarddance.core.types import Choice, Comparison, Media, Status
+from rewarddance.rewards.instructions import instruction_identity
 
 ROWS_NAME = "judgements.jsonl"
 
@@ -28,12 +29,16 @@ class Answer:
         log_odds: Log-odds that the medium in the second slot is better; None unless the status is ok.
         leaked_mass: Probability in [0, 1] outside yes and no, if the model tells.
         message: One line on what went wrong.
+        instruction: Name of the criteria that were used.
+        instruction_sha256: Hex digest of their text.
     """
 
     status: Status
     log_odds: float | None = None
     leaked_mass: float | None = None
     message: str | None = None
+    instruction: str | None = None
+    instruction_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,7 @@ def row_key(comparison: Comparison, fingerprint: str, orders: str) -> str:
     if comparison.source_media is not None:
         media.append(_identity(comparison.source_media))
     beside = [_identity(one) for one in comparison.beside_first]
-    criteria = comparison.instruction
-    if isinstance(criteria, Path):
-        criteria = sha256_of(criteria) if criteria.is_file() else str(criteria)
+    criteria = instruction_identity(comparison.instruction)
     asked = [fingerprint, orders, comparison.prompt, criteria, media, *([beside] if beside else [])]
     return _digest(json.dumps(asked))
 

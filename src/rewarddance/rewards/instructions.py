@@ -106,6 +106,19 @@ def load_instruction(name_or_path: str | Path) -> Instruction:
     return stored_instruction(source) if isinstance(source, str) else _read(source)
 
 
+def instruction_identity(name_or_path: str | Path | None) -> str | None:
+    """What tells the answers to these criteria from those to others: the hash of their text.
+
+    Criteria that cannot be read keep their name, so that whoever asks by them gets to say so; None stays None.
+    """
+    if name_or_path is None:
+        return None
+    try:
+        return load_instruction(name_or_path).sha256
+    except UsageError:
+        return str(name_or_path)
+
+
 def instruction_argument(text: str) -> str | Path:
     """What a user typed in a command or a config, as a request carries it: text stays a name, a YAML file is a `Path`.
 

@@ -18,8 +18,11 @@ from rewarddance.core.errors import DataError, ModelError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.core.types import Comparison, Judgement, JudgementRequest
 
-DEFAULT_LIMIT = 1e-3
-"""Largest difference of scores that passes: bfloat16 against float32 stays below it for most questions."""
+DEFAULT_LIMIT = 0.02
+"""Largest difference of scores that passes; room for bfloat16 on one side and other kernels on the other."""
+
+_STEEPEST = 0.25  # of the sigmoid, at log-odds 0
+_LOG_ODDS_SHARE = 0.02  # of the log-odds themselves, which are rounded relative to their size
 
 
 @runtime_checkable
@@ -88,9 +91,17 @@ class ParityReport:
 
     @property
     def is_passed(self) -> bool:
-        """Whether every question was answered, and no score differs by more than the limit."""
-        difference = self.largest_score_difference
-        return not self.failures and difference is not None and difference <= self.limit
+        """Whether every question was answered alike.
+
+        No score differs by more than the limit, and no log-odds by more than that is worth where the sigmoid is
+        steepest, plus 2 % of themselves: rewards are log-odds, and near 0 and 1 scores hide their differences.
+        """
+        pairs = self._pairs()
+        return not self.failures and bool(pairs) and all(self._are_alike(known, served) for known, served in pairs)
+
+    def _are_alike(self, known: float, served: float) -> bool:
+        allowed = self.limit / _STEEPEST + _LOG_ODDS_SHARE * abs(known)
+        return abs(_score(known) - _score(served)) <= self.limit and abs(known - served) <= allowed
 
     def _pairs(self) -> list[tuple[float, float]]:
         both = zip(self.questions, self.answers, strict=True)
@@ -185,8 +196,9 @@ def require_parity(name: str, served: ParityJudge, path: Path, limit: float) -> 
         raise ModelError(f"{name} does not answer questions whose answers are known: {report.failures[0]}")
     if not report.is_passed:
         raise ModelError(
-            f"{name} scores differ by {report.largest_score_difference:.2g} from those in {path}, over the limit of "
-            f"{limit:g}: it serves other weights, another chat template or other image sizes"
+            f"{name} scores differ by {report.largest_score_difference:.2g} (log-odds by "
+            f"{report.largest_log_odds_difference:.2g}) from those in {path}, over the limit of {limit:g}: "
+            "it serves other weights, another chat template or other image sizes"
         )
 
 

@@ -44,7 +44,13 @@ def judge_with_reasons(
     """
     if isinstance(paradigm.backbone, AnswersItself):
         raise UsageError("a served model is asked for one token; reasons need the model in this process")
-    return judge_requests(paradigm, requests, order_mode, ask=lambda _, questions: _ask(paradigm, questions, settings))
+    return judge_requests(
+        paradigm,
+        requests,
+        order_mode,
+        ask=lambda _, questions: _ask(paradigm, questions, settings),
+        reference_mode=reference_mode,
+    )
 
 
 @dataclass(slots=True)

@@ -8,15 +8,15 @@ takes eight bytes a row of memory.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.files import sha256_of
 from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.rewards.instructions import instruction_identity
 
 Judge = Callable[[Sequence[JudgementRequest]], list[Judgement]]
 
@@ -37,6 +37,7 @@ class Manifest:
         folder: Where relative paths start.
         instruction: Name or file of criteria for rows that name none.
         judge: Whatever identifies the model; part of every key.
+        identities: Hashes of the criteria that were met so far; they are read once.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Manifest:
     folder: Path
     instruction: str | Path | None
     judge: str
+    identities: dict[str | Path | None, str | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, instruction: str | Path | None, judge: str) -> "Manifest":
@@ -83,9 +85,8 @@ class Manifest:
 
     def key(self, index: int) -> str:
         """Identifies a row and who judges it."""
-        # A file of criteria counts by its content.
-        asked = sha256_of(self.instruction) if isinstance(self.instruction, Path) else self.instruction
-        text = json.dumps([self.judge, asked, str(self.folder), self.line(index)])
+        line = self.line(index)
+        text = json.dumps([self.judge, self._identity(line), str(self.folder), line])
         return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
     def request(self, index: int) -> JudgementRequest:
@@ -114,6 +115,17 @@ class Manifest:
         if isinstance(named, list):
             return tuple(self.folder / str(one) for one in named) or None
         return None if named is None else self.folder / str(named)
+
+    def _identity(self, line: str) -> str | None:
+        """Of the criteria that the row is asked by: they count by their text."""
+        try:
+            named = _text(parsed_row(line).get("instruction"))
+        except DataError:
+            named = None
+        asked = self._criteria(named) or self.instruction
+        if asked not in self.identities:
+            self.identities[asked] = instruction_identity(asked)
+        return self.identities[asked]
 
     def _criteria(self, named: str | None) -> str | Path | None:
         return self.folder / named if named is not None and named.endswith(_CRITERIA_SUFFIXES) else named

@@ -43,6 +43,16 @@ class PixelReward(Protocol):
 
 
 @runtime_checkable
+class ImageJudge(Protocol):
+    """Answers requests, as `RewardModel.judge` does."""
+
+    def __call__(
+        self, requests: Sequence[JudgementRequest], *, reference_mode: ReferenceMode | None = None
+    ) -> Sequence[Judgement]:
+        """One judgement a request, in order."""
+
+
+@runtime_checkable
 class Reward(Protocol):
     """One of the things that the policy is rewarded for."""
 
@@ -167,12 +177,11 @@ class JudgeReward:
         judge: Answers requests with judgements, in order, as `RewardModel.judge` does.
         weight: Share in the combined reward.
         instruction: Name or file of criteria; None for the judge's own.
-        needs_references: Whether samples are judged against reference images; several go into one request, and the
-            judge's own reference mode decides.
+        needs_references: Whether samples are judged against reference images; several are shown in one question.
     """
 
     name: str
-    judge: Callable[[Sequence[JudgementRequest]], Sequence[Judgement]]
+    judge: ImageJudge
     weight: float = 1.0
     instruction: str | Path | None = None
     needs_references: bool = True
@@ -198,7 +207,9 @@ class JudgeReward:
             JudgementRequest(prompt, image_from_pixels(sample), reference, self.instruction)
             for prompt, sample, reference in zip(prompts, pixels, shown, strict=True)
         ]
-        return [_reward_of(judgement) for judgement in self.judge(requests)]
+        together = any(isinstance(reference, tuple) for reference in shown)
+        judged = self.judge(requests, reference_mode="together") if together else self.judge(requests)
+        return [_reward_of(judgement) for judgement in judged]
 
 
 def reward_from_model(
