@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import model_location
+from rewarddance.cli.model_names import judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -52,7 +52,7 @@ def compare(
 
     hide_transformers_bars()
     judge = load_reward_model(
-        model_location(model),
+        judge_location(model),
         device=device,
         dtype=dtype,
         adapter=adapter,

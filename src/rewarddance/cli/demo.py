@@ -19,7 +19,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Decides the world, the choices and the training.")] = 0,
     json: AsJson = False,
 ) -> None:
-    """Draw a small world, learn two reward models from noisy choices, and see how far to trust them."""
+    """Draw a small world, learn two reward models from noisy choices, tune a generator with one, and search."""
     from rewarddance.lab.demo import REPORT_NAME, DemoSettings, run_demo
 
     hide_transformers_bars()

@@ -56,7 +56,7 @@ def pretrain(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides weights and data.")] = 0,
 ) -> None:
-    """Make a base model (hours on two cores) or the generator (minutes) by the recorded recipe; resumable."""
+    """Make a base model (about an hour on one core) or the generator (minutes) by the recorded recipe; resumable."""
     from dataclasses import replace
 
     if name == "drawn":

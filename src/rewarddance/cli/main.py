@@ -20,6 +20,7 @@ from rewarddance.cli.demo import demo
 from rewarddance.cli.evaluate import evaluate
 from rewarddance.cli.import_data import import_data
 from rewarddance.cli.lab import lab_app
+from rewarddance.cli.overoptimization import overoptimization
 from rewarddance.cli.parity import parity
 from rewarddance.cli.rationales import rationales
 from rewarddance.cli.references import references
@@ -50,6 +51,7 @@ app.command()(rationales)
 app.command()(parity)
 app.command()(align)
 app.command()(search)
+app.command()(overoptimization)
 app.command()(serve)
 app.command()(report)
 app.add_typer(lab_app, name="lab")

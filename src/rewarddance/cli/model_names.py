@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import typer
+
 from rewarddance.core.files import sha256_of
 
 LAB_PREFIX = "lab:"
@@ -28,6 +30,17 @@ def model_location(name: str) -> str:
     from rewarddance.lab.base_models import lab_base
 
     return str(lab_base(name.removeprefix(LAB_PREFIX)))
+
+
+def judge_location(name: str) -> str:
+    """As `model_location`, for a model that is about to judge: of an untrained one of the lab, people are told so."""
+    if name.startswith(LAB_PREFIX):
+        typer.echo(
+            f"warning: {name} has learned no preferences and its scores mean little; "
+            "`rewarddance demo` makes a reward model of it",
+            err=True,
+        )
+    return model_location(name)
 
 
 def generator_location(name: str) -> str:
@@ -65,7 +78,8 @@ def model_fingerprint(location: str, adapter: str | None, revision: str | None, 
     """What tells the judgements of one model from those of another.
 
     Args:
-        location: Folder or hub id. A folder is known by its files, a hub id by its name and revision.
+        location: Folder, record of a folder, or hub id. A folder is known by its files, a hub id by its name and
+            revision.
         adapter: Folder or hub id of an adapter.
         revision: Revision of a hub id.
         kind: Paradigm in which an untrained model is asked.
@@ -76,6 +90,8 @@ def model_fingerprint(location: str, adapter: str | None, revision: str | None, 
 
 def _content(name: str) -> str | list[str]:
     folder = Path(name)
+    if folder.is_file():  # the record alone, of a model that is served
+        return [f"{folder.name} {sha256_of(folder)}"]
     if not folder.is_dir():
         return name
     record = folder / _RECORD

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import generator_fingerprint, generator_location, model_fingerprint, model_location
+from rewarddance.cli.model_names import generator_fingerprint, generator_location, judge_location, model_fingerprint
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -87,7 +87,7 @@ def references(
     if (height is None) != (width is None):
         raise UsageError("--height and --width go together; give both or neither")
     named = criteria(instruction)
-    maker, judge = generator_location(generator), model_location(model)
+    maker, judge = generator_location(generator), judge_location(model)
     fingerprint = model_fingerprint(judge, adapter, revision, kind)
     if isinstance(named, Path):
         fingerprint = f"{fingerprint} {sha256_of(named)}"  # a file of criteria counts by its content
@@ -129,7 +129,8 @@ def references(
 
     summary = _make(read_prompts(prompts)[:limit], out, settings, load_generate, load_model)
     _print_summary(summary, out, as_json=json)
-    raise typer.Exit(0 if len(summary.without_references) <= max_failed_share * summary.prompts else 1)
+    lacking = {*summary.without_references, *summary.unanswered}
+    raise typer.Exit(0 if len(lacking) <= max_failed_share * summary.prompts else 1)
 
 
 def _make(
@@ -157,4 +158,6 @@ def _print_summary(summary: "ReferenceSummary", out: Path, as_json: bool) -> Non
     print(f"{summary.prompts} prompts, {len(without)} of them without references, {summary.failed_judgements} failed")
     for name, problem in without.items():
         print(f"  {name}: {problem}")
+    for name, number in summary.unanswered.items():
+        print(f"  {name}: {number} judgements had no answer; the same command asks again")
     print(out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import model_fingerprint, model_location
+from rewarddance.cli.model_names import judge_location, model_fingerprint
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -108,13 +108,14 @@ def score(
     `reference_image` (one or a list), `source_media`, `instruction` and `id` in every row; paths start at the
     manifest's folder. --workers and --ray are for manifests.
     """
+    location = judge_location(model)
 
     def load() -> "RewardModel":
         from rewarddance.rewards.loading import load_reward_model
 
         hide_transformers_bars()
         return load_reward_model(
-            model_location(model),
+            location,
             device=device,
             dtype=dtype,
             adapter=adapter,
@@ -139,13 +140,11 @@ def score(
         from rewarddance.cli.manifest_job import JudgeLoader, Workers, judge_in_shards, visible_gpus
         from rewarddance.serving.manifest import Manifest
 
-        fingerprint = model_fingerprint(model_location(model), adapter, revision, kind)
+        fingerprint = model_fingerprint(location, adapter, revision, kind)
         judge_key = " ".join(str(one) for one in (fingerprint, references, reasoning) if one is not None)
         rows = Manifest.open(manifest, named[0] if named else None, judge=judge_key)
         if workers or ray is not None:
-            loader = JudgeLoader(
-                model_location(model), device, dtype, adapter, revision, kind, trust_remote_code, references
-            )
+            loader = JudgeLoader(location, device, dtype, adapter, revision, kind, trust_remote_code, references)
             if ray is not None and device.startswith("cuda") and not gpus_per_worker:
                 raise UsageError(f"--device {device}: Ray hides GPUs from workers without --gpus-per-worker; give both")
             gpus = visible_gpus(device) if ray is None else ()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewarddance.cli.model_names import model_fingerprint, model_location
+from rewarddance.cli.model_names import judge_location, model_fingerprint
 from rewarddance.cli.options import Adapter, Device, Dtype, Kind, Model, Revision, TrustRemoteCode
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
@@ -91,7 +91,7 @@ def _engine(model: str, media: "MediaLimits", options: Mapping[str, Any]) -> "Mo
     from rewarddance.serving.engine import ModelEngine
 
     hide_transformers_bars()
-    location = model_location(model)
+    location = judge_location(model)
     loaded = load_reward_model(location, **options)
     fingerprint = model_fingerprint(location, options["adapter"], options["revision"], options["kind"])
     return ModelEngine.of(loaded, fingerprint[:_SHOWN_FINGERPRINT], media)

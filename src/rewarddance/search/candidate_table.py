@@ -1,0 +1,61 @@
+"""All candidates of a finished best-of-N search as one table: what the verifier said of them, and where they are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from rewarddance.core.errors import DataError, UsageError
+from rewarddance.search.output import CANDIDATES_NAME, ROWS_NAME, SETTINGS_NAME
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CandidateTable:
+    """Candidates by prompt, in the order in which they were drawn.
+
+    Attributes:
+        prompts: One a row.
+        pictures: As many for each prompt; None where there is no picture.
+        rewards: The verifier's log-odds; NaN where it had no judgement.
+    """
+
+    prompts: tuple[str, ...]
+    pictures: tuple[tuple[Path | None, ...], ...]
+    rewards: Float[ndarray, "prompts samples"]
+
+
+def read_candidates(folder: Path) -> CandidateTable:
+    """Read the folder of a `best-of-n` search that scored its candidates and kept them.
+
+    Raises:
+        DataError: There is no such search, or its rows are damaged.
+        UsageError: Its candidates were not drawn independently, not scored one by one, or not kept.
+    """
+    try:
+        settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        lines = (folder / ROWS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
+        rows = list({row["prompt"]: row for row in map(json.loads, lines)}.values())
+    except OSError:
+        raise DataError(f"{folder} holds no search; make one with `rewarddance search best-of-n`") from None
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{folder / ROWS_NAME} is damaged; search again in another folder") from None
+    found = [row["candidates"] for row in rows]
+    if settings.get("algorithm") != "best-of-n" or any(one["wins"] is not None for own in found for one in own):
+        raise UsageError(f"{folder} is no best-of-n search by scores; a curve needs independent pictures, each scored")
+    if not (folder / CANDIDATES_NAME).is_dir():
+        raise UsageError(f"{folder} kept its winners only; search again with --keep all")
+    count = max((len(own) for own in found), default=0)
+    if count == 0 or any(len(own) != count for own in found):
+        raise DataError(f"{folder} has no finished prompt, or prompts with fewer candidates; finish the search first")
+    return CandidateTable(
+        prompts=tuple(str(row["prompt"]) for row in rows),
+        pictures=tuple(tuple(_picture(folder, one["picture"]) for one in own) for own in found),
+        rewards=np.array([[np.nan if one["reward"] is None else one["reward"] for one in own] for own in found]),
+    )
+
+
+def _picture(folder: Path, name: str | None) -> Path | None:
+    return None if name is None else (folder / name).resolve()

@@ -1,0 +1,40 @@
+import pytest
+
+from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.lab.guard_thresholds import fix_thresholds, guard_candidates, merit, spread_candidates
+from tests.lab.test_guard_study import recorded
+
+ASLEEP = GuardConfig(error_rate=0.001, lone_error_rate=0.001, minimum_fall=50.0, persistent_level=None)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return [
+        recorded([0.5, 0.6, 0.7, 0.6, 0.5, 0.4], [0, 1, 2, 1, 0, -1], [1, 1, 1, 1, 1, 1]),
+        recorded([0.5, 0.55, 0.6, 0.62, 0.63, 0.63], [0, 0.5, 1, 1.2, 1.3, 1.3], [1, 0.5, 0.3, 0.1, 0.1, 0.1]),
+    ]
+
+
+def test_merit_is_the_share_caught_less_the_share_of_false_alarms(runs):
+    assert merit(runs, GuardConfig()).separation == 1
+    assert merit(runs, ASLEEP).separation == 0
+    assert merit(runs, SpreadConfig()).separation == -1
+
+
+def test_a_detector_that_sleeps_keeps_what_gold_ends_at(runs):
+    assert merit(runs, ASLEEP).kept == pytest.approx(0.4 / 0.7)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_best_detector_is_taken_wherever_it_stands(runs, order: int):
+    assert fix_thresholds(runs, [ASLEEP, GuardConfig()][::order]) == GuardConfig()
+
+
+def test_of_equals_the_first_is_taken(runs):
+    twins = [GuardConfig(diversity_share=share) for share in (0.6, 0.7)]
+    assert fix_thresholds(runs, twins) == twins[0]
+
+
+def test_both_detectors_are_searched_and_the_signal_as_the_paper_has_it_is_among_them():
+    assert len({one.model_dump_json() for one in guard_candidates()}) == len(list(guard_candidates())) > 500
+    assert any((one.of, one.among) == ("score", "all") for one in spread_candidates())
