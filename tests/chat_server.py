@@ -240,6 +240,7 @@ _MOODS: dict[str, Callable[[Body], bytes]] = {
     "refusal": lambda reply: _changed(reply, message={"role": "assistant", "content": None, "refusal": "I will not"}),
     "content_filter": lambda reply: _changed(reply, finish_reason="content_filter"),
     "cut_short": lambda reply: _changed(reply, finish_reason="length"),
+    "aborted": lambda reply: _changed(reply, finish_reason="abort"),
     "no_log_probabilities": _without_log_probabilities,
     "nan": _with_nan,
     "shuffled_tokens": _shuffled_tokens,

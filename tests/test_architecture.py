@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "rewarddance"
-TORCH_FREE = {"core", "config", "data", "metrics", "arena", "reports"}
+TORCH_FREE = {"core", "config", "data", "metrics", "reports"}
 FORMULAS = {"objectives", "metrics"}
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 

@@ -152,7 +152,8 @@ def test_new_references_are_made_by_the_policy_on_its_way(recipe: Recipe):
     recipe.tree["references"] |= {"refresh_every": 1}
     assert run("align", recipe.write()) == 0
     made = sorted(path.name for path in (recipe.out / "references").iterdir())
-    assert made == ["generation-0001", "generation-0002"]
+    # Not at step 2, the end, where nobody would be judged against them.
+    assert made == ["generation-0001"]
 
 
 def test_the_reward_may_be_a_model_of_the_lab(recipe: Recipe, generators: dict[str, Path]):
@@ -195,6 +196,22 @@ def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Pa
     assert "has no reference image for 1 of 4 prompts" in error_of(capsys, "align", recipe.write(), *words, code=2)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "guard={}"), "name in judges a reward model"),
+        (("--set", "references.count=2"), "make references with --top 2"),
+        (("--set", "guard={}", "--set", "judges=[{model: j}]", "--set", "prompts.held_out={one}"), "at least two"),
+    ],
+)
+def test_a_dry_run_finds_what_would_be_refused_once_models_are_loaded(
+    recipe: Recipe, tmp_path: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "one.txt").write_text(f"{PROMPTS[0]}\n")
+    chosen = [word.replace("{one}", str(tmp_path / "one.txt")) for word in words]
+    assert message in error_of(capsys, "align", recipe.write(), "--dry-run", *chosen, code=2)
+
+
 # Bad input
 
 
@@ -223,7 +240,8 @@ def test_an_unknown_method_is_named_with_the_known_ones(recipe: Recipe, capsys: 
         ("generator.path=lab:absent", 2, "no lab generator named 'absent'"),
         ("rewards=[{{model: {tmp}/absent}}]", 1, "absent does not exist; give a folder or a hub id"),
         ("rewards=[]", 2, "rewards"),
-        ("guard={{}}", 2, "The guard needs a held-out judge"),
+        ("guard={{}}", 2, "guard needs a held-out judge; name in judges a reward model"),
+        ("references.count=2", 2, "keeps 1 of each prompt; lower it, or make references with --top 2"),
         ("generator.lora.target_modules=[to_x]", 2, "to_x"),
         ("method.window=[0.9, 0.1]", 2, "window [0.9, 0.1] is empty"),
         ("references.refresh_every=1", 2, "references.folder"),

@@ -49,6 +49,7 @@ def test_what_is_there_is_not_made_again(workplace: Path, made: Path, capsys: py
         "prompts": 2,
         "without_references": {},
         "failed_judgements": 0,
+        "unanswered": {},
         "resumed": 2,
     }
     assert contents(made) == before

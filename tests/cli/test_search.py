@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +8,15 @@ import pytest
 from PIL import Image
 
 from rewarddance.core.files import write_json_atomic
-from rewarddance.rewards.loading import new_reward_model
-from tests.chat_server import chat_server, model_answers
+from rewarddance.core.types import Comparison, Media
+from rewarddance.rewards.loading import load_reward_model, new_reward_model
+from rewarddance.rewards.parity import known_answers, write_parity
+from tests.chat_server import ChatServer, chat_server, model_answers
 from tests.cli.command_line import contents, error_of, run
 from tests.tiny_generators import tiny_generator_folder
 from tests.tiny_models import save_tiny_model
 
+SERVED = ("--url", "http://127.0.0.1:9/v1", "--served-model", "tiny")
 FEW = ("--steps", 4, "--instruction", "brief", "--kind", "pointwise")
 
 
@@ -110,19 +115,114 @@ def test_a_pairwise_model_scores_against_references(workplace: Path, tmp_path: P
     assert row["candidates"][0]["wins"] is None
 
 
-def test_a_service_can_be_the_verifier(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    local = new_reward_model(workplace / "model", "pointwise", instruction="brief")
-    local.save(tmp_path / "model")
-    line = ("search", "best-of-n", workplace / "generator", tmp_path / "model", workplace / "prompts.txt")
-    options = ("--steps", 2, "--candidates", 3, "--limit", 1)
-    with chat_server(model_answers(local)) as server:
-        served = ("--url", server.url, "--served-model", "tiny")
-        assert run(*line, "--out", tmp_path / "served", *options, *served) == 0
-        assert len(server.bodies) == 3
-    assert run(*line, "--out", tmp_path / "local", *options) == 0
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> Path:
+    """A reward model that is asked otherwise than an untrained one: pointwise, briefly."""
+    new_reward_model(workplace / "model", "pointwise", instruction="brief").save(workplace / "trained")
+    return workplace / "trained"
+
+
+@pytest.fixture(scope="module")
+def service(trained: Path) -> Iterator[ChatServer]:
+    with chat_server(model_answers(load_reward_model(trained, device="cpu"))) as server:
+        yield server
+
+
+@pytest.fixture
+def server(service: ChatServer) -> ChatServer:
+    service.calm_down()
+    return service
+
+
+def served(workplace: Path, model: object, server: ChatServer, out: Path, *options: object):
+    line = ("search", "best-of-n", workplace / "generator", model, workplace / "prompts.txt", "--out", out)
+    few = ("--steps", 2, "--candidates", 3, "--limit", 1, "--tries", 1)
+    return (*line, *few, "--url", server.url, "--served-model", "tiny", *options)
+
+
+@pytest.mark.parametrize("record", [".", "rewarddance.json"], ids=["folder", "record_alone"])
+def test_a_service_is_asked_as_the_model_s_record_says(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, record: str
+):
+    assert run(*served(workplace, trained / record, server, tmp_path / "served", "--top-logprobs", 7)) == 0
+    assert [body["top_logprobs"] for body in server.bodies] == [7] * 3
+    assert all("logprob_token_ids" in body for body in server.bodies)
+    line = ("search", "best-of-n", workplace / "generator", trained, workplace / "prompts.txt")
+    assert run(*line, "--out", tmp_path / "local", "--steps", 2, "--candidates", 3, "--limit", 1) == 0
     served_row, local_row = (json.loads((tmp_path / name / "rows.jsonl").read_text()) for name in ("served", "local"))
     rewards = [[one["reward"] for one in row["candidates"]] for row in (served_row, local_row)]
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["no/such/folder", "somebody/some-hub-id"])
+def test_a_served_model_without_a_record_is_not_asked_zero_shot_by_mistake(
+    workplace: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+):
+    message = error_of(capsys, *served(workplace, model, server, tmp_path / "out"), code=1)
+    assert f"{model} does not exist; give the folder of the served model, or its rewarddance.json" in message
+    assert server.bodies == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("some/hub-id", "--zero-shot"), ("lab:small",)], ids=["asked_for", "lab"])
+def test_an_untrained_model_behind_a_service_is_asked_as_the_kind_says(
+    workplace: Path, server: ChatServer, tmp_path: Path, words: tuple[str, ...]
+):
+    options = (*words[1:], "--kind", "pointwise", "--no-token-ids", "--request-fields", '{"top_logprobs": 1000}')
+    assert run(*served(workplace, words[0], server, tmp_path, *options)) == 0
+    assert [sum(part["type"] == "image_url" for part in body["messages"][0]["content"]) for body in server.bodies] == [
+        1,
+        1,
+        1,
+    ]
+    assert not any("logprob_token_ids" in body for body in server.bodies)
+
+
+def test_nothing_is_searched_with_a_service_that_scores_otherwise(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "blue.png")
+    shown = Comparison("a", "a red square", Media(tmp_path / "red.png"), Media(tmp_path / "blue.png"), "first")
+    questions = known_answers(load_reward_model(trained, device="cpu"), [shown], is_pairwise=False)
+    write_parity(tmp_path / "right.json", questions)
+    write_parity(tmp_path / "wrong.json", [replace(one, log_odds=2.0) for one in questions])
+    out = tmp_path / "out"
+    wrong = served(workplace, trained, server, out, "--parity", tmp_path / "wrong.json")
+    assert "other weights" in error_of(capsys, *wrong, code=1)
+    assert not out.exists()
+    assert run(*served(workplace, trained, server, out, "--parity", tmp_path / "right.json")) == 0
+
+
+def test_an_outage_of_the_service_fails_the_command_and_the_same_command_makes_up_for_it(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = served(workplace, trained, server, tmp_path, "--concurrency", 1)
+    server.misbehave("503")
+    assert run(*line) == 1
+    assert "0: 1 judgements had no answer; the same command asks again" in capsys.readouterr().out
+    server.lasting_mood = "503"
+    assert run(*line) == 1
+    assert "none of 3 pictures could be judged: server_error" in capsys.readouterr().out
+    server.calm_down()
+    assert run(*line, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["resumed"], printed["without_winner"], printed["unanswered"]) == (0, {}, {})
+    assert len(list((tmp_path / "winners").iterdir())) == 1
+
+
+def test_a_service_that_is_not_there_stops_the_search_and_leaves_no_line(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = served(workplace, trained, server, tmp_path, "--candidates", 20)
+    server.lasting_mood = "hang_up"
+    capsys.readouterr()
+    assert run(*line) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the judge gave no answer 20 times in a row, at last: broken_off: ")
+    assert (tmp_path / "rows.jsonl").read_text() == ""
+    server.calm_down()
+    assert run(*line) == 0
 
 
 def test_prompts_without_references_stop_the_search(
@@ -163,6 +263,11 @@ def test_prompts_that_cannot_be_judged_are_listed_and_the_command_fails(
         ("best-of-n", ("--height", 32), "--height and --width go together"),
         ("best-of-n", ("--instruction", "nonsense"), "nonsense"),
         ("best-of-n", ("--url", "http://127.0.0.1:9/v1"), "--url needs --served-model"),
+        ("best-of-n", (*SERVED, "--adapter", "a"), "--adapter is for a MODEL that is loaded here"),
+        ("best-of-n", (*SERVED, "--revision", "main"), "--revision is for a MODEL that is loaded here"),
+        ("best-of-n", ("--parity", "parity.json"), "--parity is for a service; give --url as well"),
+        ("best-of-n", (*SERVED, "--request-fields", "{"), "--request-fields '{' is no JSON object"),
+        ("best-of-n", ("--no-token-ids",), "--no-token-ids is for a service; give --url as well"),
         ("tournament", (), "best-of-n"),
     ],
 )
@@ -177,6 +282,14 @@ def test_what_cannot_be_stops_the_command_and_leaves_nothing(
     out = tmp_path / "out"
     assert message in error_of(capsys, *words(workplace, algorithm, out, *options), code=2)
     assert not out.exists()
+
+
+def test_a_trained_model_is_not_asked_zero_shot(
+    workplace: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = ("search", "best-of-n", workplace / "generator", trained, workplace / "prompts.txt")
+    message = error_of(capsys, *line, "--out", tmp_path / "out", *SERVED, "--zero-shot", code=2)
+    assert "says how it is asked; leave --zero-shot out" in message
 
 
 def test_a_search_with_another_judge_is_another_search(

@@ -52,7 +52,18 @@ def test_a_last_rollout_that_is_cut_short_is_refused():
 
 
 def test_raising_a_weight_that_is_nought_is_refused():
-    assert "no weight to raise" in problem("guard.action=raise_kl")
+    assert "no weight to raise" in problem("guard.action=raise_kl", "judges=[{model: j}]")
+
+
+def test_a_guard_without_judges_or_with_one_prompt_is_refused():
+    assert "name in judges a reward model" in problem("guard={}")
+    assert "evaluation_prompts is 1" in problem("guard={}", "judges=[{model: j}]", "evaluation_prompts=1")
+
+
+def test_more_noise_than_cps_has_is_refused():
+    assert "noise_level (1.5) is above 1" in problem(
+        "method.name=flow_grpo", "method.noise=cps", "method.noise_level=1.5"
+    )
 
 
 def test_an_empty_window_is_refused():

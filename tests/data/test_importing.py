@@ -76,6 +76,24 @@ def test_the_order_can_be_kept_and_the_report_then_warns(tmp_path: Path) -> None
     assert "100% of the choices are 'first'" in report.warnings[0]
 
 
+def test_rationales_that_the_new_order_leaves_out_are_counted(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_picture(tmp_path / "in" / f"{number}.png", number)
+    rows = [
+        {"prompt": f"a cat {number}", "first": "1.png", "second": "2.png", "choice": "second", "rationale": words}
+        for number, words in enumerate(["Image 2 has a cat, 1 has none.", "Image 1 has no cat."] * 20)
+    ]
+    (tmp_path / "in" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = import_source("jsonl", tmp_path / "in" / "rows.jsonl", tmp_path / "out")
+    pairs = pairs_of(tmp_path / "out")
+    moved = [pair for pair in pairs if pair.choice == "first"]
+    without = [pair for pair in pairs if pair.rationale is None]
+    assert 0 < len(without) < len(moved)
+    assert all(pair.choice == "first" for pair in without)
+    assert list(report.notes.values()) == [len(without)]
+    assert {pair.rationale for pair in moved} == {None, "Image 2 has no cat."}
+
+
 def broken_folder(root: Path) -> Path:
     """Forty good rows, and one of each kind of bad one."""
     rows = [hpdv3_row(number) for number in range(46)]

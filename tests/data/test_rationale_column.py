@@ -32,6 +32,12 @@ def test_a_reordered_record_calls_its_media_by_their_new_numbers() -> None:
     assert record().reordered((1, 0)).rationale == "Image 1 shows the cube."
 
 
+def test_a_rationale_that_cannot_change_places_is_left_out_where_the_media_do() -> None:
+    doubtful = record(rationale="Image 2 shows the cube, 1 does not.")
+    assert doubtful.reordered((1, 0)).rationale is None
+    assert doubtful.reordered((0, 1)).rationale == doubtful.rationale
+
+
 def test_a_rationale_is_about_two_candidates() -> None:
     media = tuple(Media(Path(f"{name}.png")) for name in "abc")
     with pytest.raises(DataError, match="rationale is about two"):

@@ -40,6 +40,14 @@ def test_comparisons_keep_everything_and_gain_their_rationale(folder: Path):
         assert after[one.id].first.path.resolve() == one.first.path.resolve()
 
 
+def test_a_rationale_that_was_there_before_does_not_come_back(folder: Path):
+    write_with_rationales(ComparisonSet.open(folder / "in"), {"pair": "image 2 is better"}, folder / "before")
+
+    write_with_rationales(ComparisonSet.open(folder / "before"), {}, folder / "out")
+
+    assert [one.rationale for one in ComparisonSet.open(folder / "out")] == [None] * 4
+
+
 def test_pairs_of_a_ranking_keep_its_split_and_group(folder: Path):
     write_with_rationales(ComparisonSet.open(folder / "in"), {"ranked#0-2": "image 1 is black"}, folder / "out")
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,24 @@ def test_a_line_that_a_kill_left_half_written_is_made_again(tmp_path: Path):
     assert again.missing(PROMPTS) == PROMPTS[1:]
     again.add(tournament(PROMPTS[1]), IMAGES)
     assert rows.read_bytes() == whole
+
+
+def test_a_prompt_without_some_answers_is_missing_and_its_later_line_counts(tmp_path: Path):
+    silent = without_pictures(PROMPTS[1])
+    silent = replace(silent, failures=(replace(silent.failures[0], status="unanswered"),))
+    writer = ReferenceWriter(tmp_path, SETTINGS)
+    writer.add(tournament(PROMPTS[0]), IMAGES)
+    writer.add(silent, {})
+    assert writer.finish(PROMPTS).unanswered == {"1": 1}
+    assert missing_prompts(tmp_path, SETTINGS, PROMPTS) == PROMPTS[1:]
+    again = ReferenceWriter(tmp_path, SETTINGS)
+    assert again.missing(PROMPTS) == PROMPTS[1:]
+    again.add(tournament(PROMPTS[1]), IMAGES)
+    assert again.finish(PROMPTS).unanswered == {}
+    assert missing_prompts(tmp_path, SETTINGS, PROMPTS) == ()
+    store = ReferenceStore.open(tmp_path)
+    assert [row.prompt for row in store.rows] == ["a cat", "a dog"]
+    assert store.lacking(["a cat", "a dog"]) == ()
 
 
 def test_equal_prompts_are_one(tmp_path: Path):

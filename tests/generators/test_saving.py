@@ -1,3 +1,5 @@
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
+from rewarddance.generators import merged_weights
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.sampling import generate
 from tests.generators.conftest import PROMPTS, SEEDS, SIZE, NewGenerator, load_pipeline, rngs
@@ -86,6 +89,40 @@ def test_a_saved_folder_has_the_names_of_a_plain_model(new_generator: NewGenerat
     weights = tmp_path / "saved" / "transformer" / "diffusion_pytorch_model.safetensors"
     with safe_open(weights, framework="pt") as file:  # type: ignore[no-untyped-call]
         assert set(file.keys()) == plain
+
+
+@pytest.mark.parametrize(("step", "is_told"), [(1e-3, True), (0.3, False)])
+def test_what_the_precision_takes_from_the_update_is_recorded_and_told(
+    new_generator: NewGenerator, tmp_path: Path, caplog: pytest.LogCaptureFixture, step: float, is_told: bool
+):
+    generator = new_generator("sd3")
+    generator.module.to(torch.bfloat16)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["to_q"]), generator.module)
+    layers = {name: layer for name, layer in generator.module.named_modules() if isinstance(layer, BaseTunerLayer)}
+    lost, whole = [], []
+    rng = torch.Generator().manual_seed(5)
+    for layer in layers.values():
+        for parameter in (layer.lora_A["default"].weight, layer.lora_B["default"].weight):
+            parameter.data = torch.randn(parameter.shape, generator=rng) * step**0.5
+        # alpha 8 over rank 2
+        update = 4 * layer.lora_B["default"].weight.data @ layer.lora_A["default"].weight.data
+        base = layer.get_base_layer().weight.data.float()
+        lost.append((base + update).bfloat16().float() - base - update)
+        whole.append(update)
+    with caplog.at_level(logging.WARNING, merged_weights.__name__):
+        generator.save(tmp_path / "saved")
+    record = json.loads((tmp_path / "saved" / "merged_adapter.json").read_text())
+    expected = torch.cat(lost).norm() / torch.cat(whole).norm()
+    assert record == {"rounding": pytest.approx(expected.item(), rel=1e-4), "precision": "bfloat16"}
+    assert (record["rounding"] > 0.05) is is_told
+    told = [entry.getMessage() for entry in caplog.records if entry.name == merged_weights.__name__]
+    assert len(told) == is_told
+    assert all(f"took {100 * record['rounding']:.0f}% of the adapters' update" in line for line in told)
+
+
+def test_without_adapters_there_is_no_rounding_to_record(new_generator: NewGenerator, tmp_path: Path):
+    new_generator("sd3").save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "merged_adapter.json").exists()
 
 
 def test_adapters_that_are_switched_off_are_not_saved(new_generator: NewGenerator, tmp_path: Path):

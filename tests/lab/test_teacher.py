@@ -108,6 +108,11 @@ def test_a_rationale_is_one_line_that_states_no_choice(texts):
     assert {name: without_verdicts(text) for name, text in texts.items()} == texts
 
 
+def test_every_rationale_can_change_places(texts):
+    for text in texts.values():
+        assert with_media_swapped(text) == re.sub(r"(?<=image )[12]", lambda found: "21"[int(found[0]) - 1], text)
+
+
 def test_a_comparison_shown_the_other_way_round_gets_the_same_reasons(drawn):
     there, back = (LabTeacher().text(one) for one in (drawn[0], drawn[0].swapped()))
 

@@ -21,6 +21,16 @@ def test_a_sample_above_the_ceiling_teaches_nothing():
     assert reward.grad.tolist() == [-1.0, 0.0]
 
 
+def test_the_ceiling_holds_for_log_odds_whatever_the_scale_of_what_is_climbed():
+    reward = torch.tensor([0.3, 0.3, -5.0], requires_grad=True)
+    loss = refl_loss(reward, 2.0, torch.tensor([1.0, 2.0, 3.0]))
+    loss.sum().backward()
+    # 2 - 1 is missing of the first; the others have enough, however low their normalised reward.
+    assert loss.tolist() == [1.0, 0.0, 0.0]
+    assert reward.grad is not None
+    assert reward.grad.tolist() == [-1.0, 0.0, 0.0]
+
+
 def test_the_gradient_does_not_fade_for_a_certain_reward():
     reward = torch.tensor([30.0], requires_grad=True)
     refl_loss(reward).sum().backward()

@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -86,6 +87,7 @@ def test_questions_are_taken_only_when_there_is_room_for_them(server):
         ("two_choices", FailureKind.MALFORMED),
         ("wrong_index", FailureKind.MALFORMED),
         ("no_text", FailureKind.MALFORMED),
+        ("aborted", FailureKind.BROKEN_OFF),
     ],
 )
 def test_a_passing_failure_is_asked_again_and_a_lasting_one_has_a_name(mood: str, kind: FailureKind, server):
@@ -223,6 +225,63 @@ def test_what_is_no_plain_address_is_refused(url: str):
 def test_an_error_in_the_caller_s_questions_is_raised_and_not_counted_as_a_failure(server):
     with pytest.raises(TypeError):
         endpoint(server).ask([question(extra={"not": {"json"}})])
+
+
+@pytest.mark.parametrize("reason", ["stop", "eos", "end_turn", None])
+def test_a_text_that_came_to_its_end_is_a_reply(reason: str | None):
+    found = read_reply(said("All of it.", reason), wants_log_probabilities=False, must_finish=True)
+
+    assert (found.text, found.finish_reason) == ("All of it.", reason)
+
+
+@pytest.mark.parametrize(
+    "reason", ["abort", "error", "tool_calls", "insufficient_system_resource", "", "STOPPED", 0, {"type": "stop"}]
+)
+def test_a_text_that_ended_for_any_other_reason_is_broken_off(reason: object):
+    broken = read_reply(said("Half of", reason), wants_log_probabilities=False, must_finish=True)
+    taken = read_reply(said("Half of", reason), wants_log_probabilities=False, must_finish=False)
+
+    assert (broken.kind, broken.text) == (FailureKind.BROKEN_OFF, "Half of")
+    assert taken.text == "Half of"
+
+
+def said(text: str, reason: object) -> bytes:
+    return json.dumps(says(text, finish_reason=reason)).encode()
+
+
+def test_the_first_token_s_chances_need_no_text():
+    chances = {"content": [{"token": "yes", "logprob": -0.1, "top_logprobs": [{"token": "yes", "logprob": -0.1}]}]}
+    message = {"role": "assistant", "content": None}
+    body = json.dumps(says("", message=message, finish_reason="length", logprobs=chances)).encode()
+
+    asked_for_chances = read_reply(body, wants_log_probabilities=True, must_finish=False)
+    asked_for_text = read_reply(body, wants_log_probabilities=False, must_finish=False)
+
+    assert (asked_for_chances.text, [one.token for one in asked_for_chances.first_token]) == (None, ["yes"])
+    assert asked_for_text.kind is FailureKind.MALFORMED
+
+
+def test_request_fields_are_added_replaced_and_left_out(server):
+    fields = {
+        "max_tokens": None,
+        "max_completion_tokens": 2000,
+        "temperature": None,
+        "seed": None,
+        "n": None,
+        "top_p": 1,
+    }
+    client = endpoint(server, request_fields=fields)
+    client.ask([question(seed=7, extra={"top_p": 0.5, "top_k": 3})])
+
+    sent = dict(server.bodies[0])
+    del sent["messages"]
+    assert sent == {"model": "tiny", "stream": False, "max_completion_tokens": 2000, "top_p": 1, "top_k": 3}
+
+
+@pytest.mark.parametrize("fields", [{"model": "other"}, {"messages": None}, {"stream": True}, {"n": 2}])
+def test_request_fields_that_would_change_the_question_or_the_form_of_the_reply_are_refused(fields, server):
+    with pytest.raises(UsageError, match=next(iter(fields))):
+        endpoint(server, request_fields=fields)
 
 
 def test_images_travel_as_png_files(server):

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rewarddance.core.types import JudgementRequest
 from rewarddance.rewards.backbones.kept_states import bytes_on_gpu
@@ -15,6 +17,7 @@ from rewarddance.rewards.backbones.loading import load_backbone
 from rewarddance.rewards.backbones.protocol import EncodedQuestion
 from rewarddance.rewards.backbones.scoring_engine import ScoringEngine
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
+from rewarddance.rewards.checkpointed_layers import checkpoint_layers
 from tests.rewards.conftest import NewModel
 from tests.tiny_models import FAMILIES, save_tiny_model
 
@@ -233,6 +236,52 @@ def test_the_gradient_of_live_pixels_equals_that_of_whole_questions(family: str,
         assert (slope - slopes[0]).norm() <= 1e-4 * slopes[0].norm()
 
 
+def _slope(backbone: VisionLanguageBackbone) -> tuple[torch.Tensor, int]:
+    """Gradient of three questions at the pixels that they share, and bytes that waited for the backward pass."""
+    rng = torch.Generator().manual_seed(3)
+    still, live = (torch.rand(3, 48, 48, generator=rng) for _ in range(2))
+    weights = torch.randn(3, 48, generator=rng)
+    held: dict[tuple[int, int], int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            held[tensor.untyped_storage().data_ptr(), tensor._version] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def count_input(layer: Any, given: Any) -> None:
+        # What a checkpoint holds of its layer is no saved tensor.
+        if isinstance(layer, GradientCheckpointingLayer) and torch.is_grad_enabled():
+            count(given[0])
+
+    pixels = live.requires_grad_(True)
+    pictures = backbone.picture_from_pixels(still), backbone.picture_from_pixels(pixels)
+    hook = register_module_forward_pre_hook(count_input)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        asked = [_question(backbone, prompt, *pictures) for prompt in PROMPTS]
+        hidden = backbone.answer_states([*asked, _question(backbone, PROMPTS[0], *pictures[::-1])])
+    hook.remove()
+    backbone.model.train()  # whatever comes between
+    (gradient,) = torch.autograd.grad((hidden * weights).sum(), pixels)
+    backbone.model.eval()
+    return gradient, sum(held.values())
+
+
+@pytest.mark.parametrize("max_tokens", [None, 40])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_layers_hold_less_and_change_no_gradient(family: str, max_tokens: int | None, tmp_path: Path):
+    backbone = load_backbone(save_tiny_model(family, tmp_path))
+    backbone.model.requires_grad_(False)
+    # With short rows, later ones read keys and values with gradient from earlier ones.
+    backbone.engine.max_tokens = max_tokens
+    plain, held = _slope(backbone)
+    checkpoint_layers(backbone.model)
+    slope, held_less = _slope(backbone)
+    assert plain.abs().max() > 1e-3
+    torch.testing.assert_close(slope, plain, rtol=1e-5, atol=1e-7)
+    # Of two layers each, the last of the language model is read for the answers alone and keeps what it did.
+    assert held_less < 0.7 * held
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_windows_of_one_length_attend_at_once_and_as_one_by_one(family: str, backbone_of: BackboneOf, monkeypatch: Any):
     backbone: Any = backbone_of(family)
@@ -259,6 +308,22 @@ def test_windows_of_one_length_attend_at_once_and_as_one_by_one(family: str, bac
     assert counts[0] <= 2 * 4
     assert len(calls) - counts[0] >= 2 * 8
     torch.testing.assert_close(at_once, one_by_one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_vector_of_an_image_is_the_mean_of_its_features_whatever_is_beside_it(family: str, backbone_of: BackboneOf):
+    backbone = backbone_of(family)
+    pixels = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(4)).requires_grad_(True)
+    pictures = [backbone.picture_from_pixels(one) for one in pixels]
+    vectors = backbone.picture_vectors(pictures)
+    with torch.no_grad():
+        for vector, picture in zip(vectors, pictures, strict=True):
+            inputs = backbone.layout.picture_inputs([picture])
+            made = backbone.layout.picture_features(backbone.model.model, inputs, None).pooler_output
+            rows = made[0] if family.startswith("qwen") else made.flatten(0, -2)
+            torch.testing.assert_close(vector, rows.mean(0), rtol=1e-4, atol=1e-5)
+    assert not vectors.requires_grad
+    assert (vectors[0] - vectors[1]).norm() > 1e-3
 
 
 def test_what_does_not_depend_on_live_pixels_is_read_without_a_graph(backbone_of: BackboneOf, monkeypatch: Any):

@@ -171,15 +171,25 @@ def test_the_question_is_asked_with_the_words_and_images_in_the_model_s_order(se
     assert (server.bodies[0]["temperature"], server.bodies[0]["max_tokens"]) == (1.0, 1)
 
 
-@pytest.mark.parametrize("mood", ["no_log_probabilities", "refusal"])
-def test_what_another_try_cannot_mend_is_asked_once_and_has_no_score(mood: str, server, remote, images):
+@pytest.mark.parametrize(("mood", "status"), [("no_log_probabilities", Status.UNANSWERED), ("refusal", Status.FAILED)])
+def test_what_another_try_cannot_mend_is_asked_once_and_has_no_score(mood, status, server, remote, images):
     server.lasting_mood = mood
 
     judged = remote.judge(requests_of(images)[:1], order_mode="one")[0]
 
-    assert (judged.status, judged.score, judged.reward) == (Status.FAILED, None, None)
+    assert (judged.status, judged.score, judged.reward) == (status, None, None)
     assert judged.message.startswith(mood.replace("refusal", "refused"))
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("mood", "status"),
+    [("503", Status.UNANSWERED), ("401", Status.UNANSWERED), ("hang_up", Status.UNANSWERED), ("400", Status.FAILED)],
+)
+def test_no_answer_is_told_from_an_answer_that_would_come_again(mood, status, server, remote, images):
+    server.lasting_mood = mood
+
+    assert remote.judge(requests_of(images)[:1], order_mode="one")[0].status is status
 
 
 def test_a_chance_that_is_no_number_is_asked_for_again(server, remote, local, images):
@@ -189,6 +199,14 @@ def test_a_chance_that_is_no_number_is_asked_for_again(server, remote, local, im
 
     assert rewards_of(judged) == pytest.approx(rewards_of(local.judge(requests_of(images)[:1], "one")), abs=1e-4)
     assert len(server.bodies) == 3
+
+
+def test_scores_need_no_text_beside_the_chances(server, remote, local, images):
+    server.lasting_mood = "no_text"
+
+    assert rewards_of(remote.judge(requests_of(images))) == pytest.approx(
+        rewards_of(local.judge(requests_of(images))), abs=1e-4
+    )
 
 
 def test_a_lasting_failure_costs_no_more_than_the_allowed_tries(server, remote, images):

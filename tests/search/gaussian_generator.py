@@ -93,9 +93,11 @@ class KnownJudge:
         self,
         mind: Callable[[Image.Image], float] = brightness,
         fails: Callable[[JudgementRequest], bool] = lambda request: False,
+        is_away: Callable[[JudgementRequest], bool] = lambda request: False,
     ) -> None:
         self.mind = mind
         self.fails = fails
+        self.is_away = is_away
         self.asked = 0
 
     def judge(self, requests: Sequence[JudgementRequest]) -> list[Judgement]:
@@ -117,6 +119,8 @@ class KnownJudge:
         return Ranking(tuple(order), tuple(wins), tuple(rewards), tuple(judgements))
 
     def _judged(self, request: JudgementRequest) -> Judgement:
+        if self.is_away(request):
+            return Judgement(Status.UNANSWERED, message="unreachable: the service cannot be reached")
         if self.fails(request):
             return Judgement(Status.NON_FINITE, message="the model answered with nan")
         against = 0.0 if request.reference_image is None else self.mind(request.reference_image)

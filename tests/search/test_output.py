@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.errors import DataError, ModelError, UsageError
 from rewarddance.data.prompts import PromptItem
 from rewarddance.search.bench import Drawing
 from rewarddance.search.best_of_n import BestOfNSettings
@@ -15,7 +15,7 @@ from rewarddance.search.output import SearchWriter, missing_prompts
 from rewarddance.search.particles import ParticleSettings
 from rewarddance.search.path_search import PathSettings
 from rewarddance.search.running import Search, run_searches
-from rewarddance.search.verification import Verifier
+from rewarddance.search.verification import Verifier, Way
 from tests.search.gaussian_generator import GaussianGenerator, KnownJudge, brightness
 
 PROMPTS = (PromptItem("0", "a cat"), PromptItem("1", "a dog"), PromptItem("2", "a cat"))
@@ -23,8 +23,17 @@ SETTINGS = {"algorithm": "best-of-n", "seed": 0}
 FOUR = BestOfNSettings(4)
 
 
-def run(folder: Path, judge=None, prompts=PROMPTS, settings=FOUR, keep="all", watcher=None, record=SETTINGS):
-    search = Search(GaussianGenerator(), Verifier(judge or KnownJudge()), settings, Drawing(), watcher)
+def run(
+    folder: Path,
+    judge=None,
+    prompts=PROMPTS,
+    settings=FOUR,
+    keep="all",
+    watcher=None,
+    record=SETTINGS,
+    way: Way = "score",
+):
+    search = Search(GaussianGenerator(), Verifier(judge or KnownJudge(), way), settings, Drawing(), watcher)
     return run_searches(search, prompts, SearchWriter(folder, record, keep))
 
 
@@ -155,6 +164,70 @@ def test_a_prompt_that_cannot_be_judged_is_reported_and_has_no_winner(tmp_path: 
     assert dog["winner"] is None
     assert {one["reward"] for one in dog["candidates"]} == {None}
     assert {one["status"] for one in dog["candidates"]} == {"non_finite"}
+    # The judge did answer, and would answer the same again.
+    assert missing_prompts(tmp_path, SETTINGS, PROMPTS) == ()
+
+
+def test_a_prompt_whose_judge_was_away_is_searched_again_and_the_later_line_counts(tmp_path: Path):
+    out = run(tmp_path / "out", KnownJudge(is_away=lambda request: request.prompt == "a dog"))
+    assert out.unanswered == {"1": 4}
+    assert "unreachable" in out.without_winner["1"]
+    assert missing_prompts(tmp_path / "out", SETTINGS, PROMPTS) == PROMPTS[1:2]
+    judge = KnownJudge()
+    again = run(tmp_path / "out", judge)
+    assert (again.resumed, again.without_winner, again.unanswered, judge.asked) == (1, {}, {}, 4)
+    straight = run(tmp_path / "straight")
+    assert (again.spent, again.failed_judgements) == (straight.spent, 0)
+    found, expected = contents(tmp_path / "out"), contents(tmp_path / "straight")
+    assert found.pop("rows.jsonl").endswith(expected.pop("rows.jsonl").splitlines(keepends=True)[1])
+    assert found == expected
+
+
+@pytest.mark.parametrize("way", ["score", "round_robin", "knock_out"])
+def test_a_winner_among_the_few_that_were_judged_does_not_stand(tmp_path: Path, way: Way):
+    calls = iter(range(100))
+    out = run(tmp_path, KnownJudge(is_away=lambda request: next(calls) == 0), way=way)
+    assert (out.without_winner, out.unanswered) == ({}, {"0": 1})
+    again = run(tmp_path, way=way)
+    assert (again.resumed, again.unanswered) == (1, {})
+    best = max(rows_of(tmp_path)[-1]["candidates"], key=lambda one: one["reward"])
+    assert rows_of(tmp_path)[-1]["winner"] == best["index"]
+
+
+def test_a_held_out_judge_that_was_away_is_asked_again(tmp_path: Path):
+    assert run(tmp_path, watcher=KnownJudge(is_away=lambda request: request.prompt == "a dog")).unanswered == {"1": 3}
+    assert run(tmp_path, watcher=KnownJudge()).unanswered == {}
+
+
+@pytest.mark.parametrize("settings", [FOUR, PathSettings(2, 2, None, levels=(0.5,))], ids=["best_of_n", "paths"])
+def test_a_judge_that_has_gone_stops_the_search_and_the_same_command_goes_on(tmp_path: Path, settings):
+    prompts = [PromptItem(str(number), f"cat {number}") for number in range(8)]
+    gone = KnownJudge(is_away=lambda request: request.prompt != "cat 0")
+    # Four judgements a prompt: the twentieth without an answer belongs to the fifth prompt in a row.
+    with pytest.raises(
+        ModelError, match=r"no answer 20 times in a row, at last: unreachable: .*the same command goes on"
+    ):
+        run(tmp_path, gone, prompts, settings)
+    assert [row["prompt"] for row in rows_of(tmp_path)] == [f"cat {number}" for number in range(5)]
+    assert not (tmp_path / "summary.json").exists()
+    again = run(tmp_path, KnownJudge(), prompts, settings)
+    assert (again.resumed, again.without_winner, again.unanswered) == (1, {}, {})
+
+
+def test_an_answer_now_and_then_keeps_the_search_going(tmp_path: Path):
+    prompts = [PromptItem(str(number), f"cat {number}") for number in range(12)]
+    calls = iter(range(100))
+    out = run(tmp_path, KnownJudge(is_away=lambda request: next(calls) % 10 != 0), prompts)
+    assert sum(out.unanswered.values()) == 43  # of 48, those at 0, 10, 20, 30 and 40 were answered
+
+
+def test_nothing_is_left_of_a_search_that_was_made_again(tmp_path: Path):
+    calls = iter(range(100))
+    run(tmp_path, KnownJudge(is_away=lambda request: next(calls) == 0), PROMPTS[:1])
+    before = len(list((tmp_path / "candidates").iterdir()))
+    summary = run(tmp_path, KnownJudge(fails=lambda request: True), PROMPTS[:1])
+    assert (len(summary.without_winner), len(list((tmp_path / "winners").iterdir()))) == (1, 0)
+    assert len(list((tmp_path / "candidates").iterdir())) == before
 
 
 def test_what_the_held_out_judge_saw_is_stored(tmp_path: Path):

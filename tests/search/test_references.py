@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.core.types import Judgement, Ranking, Status
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import ReferenceStore
@@ -39,8 +39,9 @@ def pictures(prompts, seeds):
 class Brighter:
     """A stand-in for a reward model: the brighter picture wins."""
 
-    def __init__(self, fails=lambda earlier, later: False) -> None:
+    def __init__(self, fails=lambda earlier, later: False, status: Status = Status.NON_FINITE) -> None:
         self.fails = fails
+        self.status = status
         self.prompts: list[str] = []
 
     def rank(self, prompt, candidates, instruction=None):
@@ -49,7 +50,7 @@ class Brighter:
         judgements, results = [], [[] for _ in candidates]
         for earlier, later in combinations(range(len(candidates)), 2):
             if self.fails(earlier, later):
-                judgements.append(Judgement(Status.NON_FINITE, message="nan"))
+                judgements.append(Judgement(self.status, message="nan"))
                 continue
             reward = levels[later] - levels[earlier]
             judgements.append(Judgement(Status.OK, reward=reward))
@@ -161,6 +162,40 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped_and_ends_the_same(tmp_pa
     assert killed == straight
 
 
+def test_a_tournament_without_some_answers_is_held_again_and_counts_instead(tmp_path: Path):
+    silent = Brighter(lambda earlier, later: later == 3, Status.UNANSWERED)
+    out = make_references(pictures, silent, [CAT, DOG], tmp_path / "out", SETTINGS)
+    assert out.unanswered == {"0": 3, "1": 3}
+    judge = Brighter()
+    again = make_references(pictures, judge, [CAT, DOG], tmp_path / "out", SETTINGS)
+    assert (judge.prompts, again.resumed, again.unanswered) == (["a cat", "a dog"], 0, {})
+    make_references(pictures, Brighter(), [CAT, DOG], tmp_path / "straight", SETTINGS)
+    found, straight = (ReferenceStore.open(tmp_path / name) for name in ("out", "straight"))
+    assert len(found.rows) == 2
+    for prompt in ("a cat", "a dog"):
+        assert [one.sha256 for one in found.best(prompt)] == [one.sha256 for one in straight.best(prompt)]
+    assert found.changed_pictures() == []
+
+
+def test_a_tournament_that_failed_by_its_pictures_is_not_held_again(tmp_path: Path):
+    make_references(pictures, Brighter(lambda earlier, later: True), [CAT], tmp_path, SETTINGS)
+    judge = Brighter()
+    assert make_references(pictures, judge, [CAT], tmp_path, SETTINGS).resumed == 1
+    assert judge.prompts == []
+
+
+def test_a_judge_that_has_gone_stops_the_tournaments_and_the_same_command_goes_on(tmp_path: Path):
+    prompts = [PromptItem(str(number), f"cat {number}") for number in range(6)]
+    gone = Brighter(lambda earlier, later: len(gone.prompts) > 1, Status.UNANSWERED)
+    # Six pairs a prompt: the twentieth in a row belongs to the fourth prompt without an answer.
+    with pytest.raises(ModelError, match=r"no answer 24 times in a row, at last: nan; .*the same command goes on"):
+        make_references(pictures, gone, prompts, tmp_path, SETTINGS)
+    judge = Brighter()
+    again = make_references(pictures, judge, prompts, tmp_path, SETTINGS)
+    assert (judge.prompts, again.resumed) == ([item.prompt for item in prompts[1:]], 1)
+    assert (again.without_references, again.unanswered) == ({}, {})
+
+
 def test_other_settings_are_refused(tmp_path: Path):
     make_references(pictures, Brighter(), [CAT], tmp_path, SETTINGS)
     with pytest.raises(UsageError, match="another judge"):
@@ -195,3 +230,18 @@ def test_the_policy_makes_a_generation_of_its_own_and_a_resumed_run_reads_it(tmp
     assert level(first.best("a cat")[0].path) == pytest.approx(255 * made.mean().item(), abs=0.5)
     second = refresh(policy, 200)
     assert {one.seed for one in first.rows[0].candidates}.isdisjoint(one.seed for one in second.rows[0].candidates)
+
+
+def test_a_policy_s_references_without_some_answers_stop_the_run_until_the_judge_is_back(tmp_path: Path):
+    policy = load_generator(tiny_generator_folder("sd3", tmp_path / "sd3"), device="cpu")
+    settings = replace(SETTINGS, candidates=2, top=1, bottom=0)
+    is_back = False
+    judge = Brighter(lambda earlier, later: not is_back and judge.prompts[-1] == "a dog", Status.UNANSWERED)
+    refresh = reference_refresher(
+        judge, [CAT, DOG], tmp_path / "run", settings, lambda generator: pictures_of(generator, denoising_steps=2)
+    )
+    with pytest.raises(ModelError, match="no answer for 1 of 2 prompts; resume the run"):
+        refresh(policy, 100)
+    is_back = True
+    assert refresh(policy, 100).lacking(["a cat", "a dog"]) == ()
+    assert judge.prompts == ["a cat", "a dog", "a dog"]

@@ -151,7 +151,7 @@ def test_a_service_that_never_answers_is_a_failure_after_so_many_tries():
     with serving(lambda n, _: None) as (url, seen):
         judgement = client_of(url).judge([REQUEST])[0]
 
-    assert (judgement.status, len(seen)) == (Status.FAILED, 4)
+    assert (judgement.status, len(seen)) == (Status.UNANSWERED, 4)
     assert "no_answer" in str(judgement.message)
 
 

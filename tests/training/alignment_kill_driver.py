@@ -43,6 +43,12 @@ class MeanReferences:
     def best(self, prompt, count=None):
         return (safetensors.torch.load_file(self._path)["picture"],)
 
+    def lacking(self, prompts):
+        return ()
+
+    def get(self, prompt):
+        return None
+
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     with ChatEndpoint(EndpointSettings(url, "teacher", concurrency=2)) as endpoint, ExchangeStore(Path(out)) as store:
         collect_rationales(
             served_teacher(endpoint, settings),
-            teacher_name("teacher", settings),
+            teacher_name(endpoint.settings, settings),
             list(ComparisonSet.open(data)),
             store,
         )

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -8,13 +9,24 @@ from diffusers import SD3Transformer2DModel
 from PIL import Image
 
 from rewarddance.config.guard import GuardConfig
-from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError, UsageError
+from rewarddance.core.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    ModelError,
+    NonFiniteError,
+    RewardError,
+    UsageError,
+)
+from rewarddance.data.references import FailedJudgement, PromptReferences
+from rewarddance.rewards.backbones.loading import load_backbone
 from rewarddance.training import alignment_run
 from rewarddance.training.alignment import align
+from rewarddance.training.alignment_inputs import configured_judges, diversity_features
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.regulariser import Pretraining
-from rewarddance.training.reward_signal import RewardSignal, ScorerReward
+from rewarddance.training.reward_signal import Patience, RewardSignal, ScorerReward
+from tests.tiny_models import save_tiny_model
 from tests.training.stand_in_generator import (
     AT_ONCE,
     StandInGenerator,
@@ -61,6 +73,39 @@ def test_a_run_leaves_everything_that_a_report_needs(tmp_path, method):
     with Image.open(result.folder / "samples/step-00000004/0-1.png") as picture:
         assert picture.size == (8, 8)
     assert rows_of(result.folder / "samples/prompts.jsonl")[0]["prompt"].startswith("a ")
+
+
+class Seer:
+    """A held-out judge to whom every picture is the same."""
+
+    def __call__(self, pixels, prompts):
+        return darkness(pixels, prompts).tolist()
+
+    def features(self, pixels):
+        return torch.ones(len(pixels), 3)
+
+
+@pytest.mark.parametrize("guard", [None, {"action": "none"}])
+def test_diversity_is_measured_by_what_the_first_judge_sees(tmp_path, guard):
+    def diversity(name, judges, **changes):
+        config = align_config(tmp_path / name, judges=[{"model": "unused"}], guard=guard, **changes)
+        result = align(config, StandInGenerator(), reward_of(), judges=judges)
+        return [row["diversity"] for row in rows_of(result.folder / "evaluations.jsonl")]
+
+    assert diversity("seen", {"seer": Seer(), **JUDGES}) == [0.0, 0.0, 0.0]
+    by_pixels = diversity("pixels", {"seer": Seer()}, diversity_features="pixels")
+    assert min(by_pixels) > 0
+    assert diversity("unseen", JUDGES) == by_pixels
+
+
+def test_a_configured_judge_shows_what_its_vision_tower_makes_of_pictures(tmp_path):
+    folder = save_tiny_model("internvl", tmp_path / "judge")
+    config = align_config(tmp_path, judges=[{"model": str(folder)}], evaluation_batch_size=2)
+    judges = configured_judges(config, lambda prompts: None)
+    pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    backbone = load_backbone(folder)
+    alone = [backbone.picture_vectors([backbone.picture_from_pixels(one)]) for one in pixels]
+    torch.testing.assert_close(diversity_features(config, judges)(pixels), torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lora", [{"rank": 4}, None])
@@ -160,6 +205,49 @@ def test_a_reward_that_raises_stops_the_run_resumable_with_one_line(tmp_path, me
     assert final_weights(resumed) == final_weights(whole)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_full_gpu_ends_the_run_resumable_with_one_line(tmp_path, method):
+    calls = []
+
+    def greedy(pixels, prompts):
+        calls.append(1)
+        if len(calls) == limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return redness(pixels, prompts)
+
+    # One call an evaluation and one a batch: in the fourth update, or the second rollout of two batches.
+    limit = 6
+    config = align_config(tmp_path, method, save_every=4)
+    reward = RewardSignal([pixel_reward("redness", greedy)], patience=Patience(tries=3))
+    with pytest.raises(DeviceMemoryError, match=r"generator\.gradient_checkpointing=true .* --resume") as caught:
+        align(config, StandInGenerator(), reward)
+    assert "\n" not in str(caught.value)
+    assert len(calls) == limit  # asked once: it would be full again
+    saved = {"refl": 3, "draft": 3, "flow_grpo": 2, "diffusion_nft": 2}[method]
+    assert (tmp_path / f"run/checkpoints/step-{saved:08d}").is_dir()
+    resumed = align(config, StandInGenerator(), reward_of(), resume=True)
+    whole = align(align_config(tmp_path / "whole", method), StandInGenerator(), reward_of())
+    assert final_weights(resumed) == final_weights(whole)
+
+
+@pytest.mark.parametrize(("method", "update"), [("refl", 2), ("flow_grpo", 2), ("diffusion_nft", 2)])
+def test_an_update_that_breaks_off_is_not_saved(tmp_path, method, update, monkeypatch):
+    config = align_config(tmp_path, method, save_every=4, evaluate_every=4, samples_every=4)
+    original, calls = torch.optim.AdamW.step, []
+
+    def step(optimizer, *arguments):
+        calls.append(1)
+        original(optimizer, *arguments)
+        if len(calls) == update:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(DeviceMemoryError):
+            align(config, StandInGenerator(), reward_of())
+    assert not list((tmp_path / "run/checkpoints").glob("step-*"))
+
+
 def final_weights(result):
     last = max((result.folder / "checkpoints").glob("step-*"))
     tensors = safetensors.torch.load_file(last / "weights.safetensors")
@@ -239,14 +327,34 @@ def test_the_guard_raises_the_pull_towards_the_reference_policy(tmp_path):
     assert losses[0][2] > losses[1][2]
 
 
-class References:
-    """A store with one reference picture, which knows the step at which it was made."""
+def test_the_pull_has_a_limit(tmp_path):
+    class Insistent(ScriptedGuard):
+        def add(self, observation):
+            verdict = super().add(observation)
+            return replace(verdict, action="raise_kl" if observation.optimizer_step else "none")
 
-    def __init__(self, step):
-        self.step = step
+    settings = {"regulariser": {"velocity_weight": 1.0}, "optimizer_steps": 10, "keep_checkpoints": 9}
+    result = align(align_config(tmp_path, **settings), StandInGenerator(), reward_of(), guard=Insistent("none"))
+    places = [result.folder / f"checkpoints/step-{step:08d}/progress.json" for step in (2, 4, 6, 8, 10)]
+    pulls = [json.loads(place.read_text(encoding="utf-8"))["pull"] for place in places]
+    assert pulls == [3.0, 9.0, 27.0, 27.0, 27.0]
+
+
+class References:
+    """A store with one reference picture, which knows the step at which it was made, but none for some prompts."""
+
+    def __init__(self, step, without=()):
+        self.step, self.without = step, without
 
     def best(self, prompt, count=None):
-        return (torch.full((3, 8, 8), self.step / 10),)
+        return () if prompt in self.without else (torch.full((3, 8, 8), self.step / 10),)
+
+    def lacking(self, prompts):
+        return tuple(prompt for prompt in prompts if prompt in self.without)
+
+    def get(self, prompt):
+        failures = (FailedJudgement(1, 2, "failed", "the service is away"),)
+        return PromptReferences("0", prompt, (), failures, "only 0 of 16 candidates could be judged, and 2 are needed")
 
 
 def test_references_are_made_anew_by_the_running_mean_of_the_policy(tmp_path):
@@ -259,7 +367,8 @@ def test_references_are_made_anew_by_the_running_mean_of_the_policy(tmp_path):
     generator = StandInGenerator()
     config = align_config(tmp_path, references={"refresh_every": 2, "ema_decay": 0.5})
     align(config, generator, reward_of(), refresh_references=refresh)
-    assert [step for step, _ in made] == [2, 4]
+    # Not at step 4, the end, where nobody would be judged against them.
+    assert [step for step, _ in made] == [2]
     assert not torch.equal(made[-1][1], trained(generator))
 
 
@@ -278,6 +387,45 @@ def test_the_guard_has_references_made_anew(tmp_path):
         refresh_references=refresh,
     )
     assert steps == [2]
+
+
+def test_at_the_end_of_a_run_the_guard_has_no_references_made(tmp_path):
+    config = align_config(tmp_path, optimizer_steps=2)
+    guard, steps = ScriptedGuard("refresh_references"), []
+    align(config, StandInGenerator(), reward_of(), guard=guard, refresh_references=lambda _, step: steps.append(step))
+    assert steps == []
+
+
+@pytest.mark.parametrize("by", ["the clock", "the guard"])
+@pytest.mark.parametrize("outage", [References(2, without=("a red thing",)), ModelError("the service is away")])
+def test_a_run_without_some_of_its_new_references_saves_and_can_be_resumed(tmp_path, by, outage):
+    answers = [outage]
+
+    def refresh(generator, step):
+        answer = answers.pop() if answers else References(step)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def once_more(folder, resume):
+        references = {"refresh_every": 2 if by == "the clock" else None}
+        guard = ScriptedGuard("refresh_references" if by == "the guard" else "none")
+        config = align_config(folder, references=references, save_every=4)
+        return align(config, StandInGenerator(), reward_of(), guard=guard, refresh_references=refresh, resume=resume)
+
+    with pytest.raises((RewardError, ModelError), match="the service is away") as caught:
+        once_more(tmp_path, resume=False)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run/checkpoints/step-00000002").is_dir()
+    assert final_weights(once_more(tmp_path, resume=True)) == final_weights(once_more(tmp_path / "whole", resume=False))
+
+
+def test_the_first_prompt_without_new_references_is_named_with_its_failure(tmp_path):
+    config = align_config(tmp_path, references={"refresh_every": 2})
+    made = References(2, without=("a blue thing",))
+    words = r"missing for 1 of 4 prompts, first 'a blue thing': only 0 of 16 .* \(failed: the service is away\)"
+    with pytest.raises(RewardError, match=words):
+        align(config, StandInGenerator(), reward_of(), refresh_references=lambda *_: made)
 
 
 def test_new_references_that_nobody_can_make_are_refused_at_once(tmp_path):
@@ -318,6 +466,33 @@ def test_the_references_may_be_the_data_set_and_are_looked_up_anew(tmp_path):
     assert part.loss.requires_grad
 
 
+class Asked(StandInGenerator):
+    """Remembers at what guidance it was asked, which the empty prompt gives it or a number."""
+
+    def __init__(self, is_told):
+        super().__init__()
+        self.is_told, self.guidance = is_told, []
+
+    def encode(self, prompts, size=None):
+        conditions = super().encode(prompts, size)
+        blank = {name: torch.zeros_like(value) for name, value in conditions.positive.items()}
+        return conditions if self.is_told else replace(conditions, negative=blank)
+
+    def velocity(self, latents, sigma, conditions, guidance=None):
+        self.guidance.append(guidance)
+        return super().velocity(latents, sigma, conditions, guidance)
+
+
+@pytest.mark.parametrize(("is_told", "guidance"), [(False, 1.0), (True, 3.5)])
+def test_the_reference_policy_makes_pictures_at_the_guidance_that_they_are_learned_at(tmp_path, is_told, guidance):
+    config = align_config(tmp_path, regulariser={"pretraining_weight": 1.0}, sampling={"guidance": 3.5})
+    generator = Asked(is_told)
+    (part,) = Pretraining(bench_of(config, generator=generator)).parts(0)
+    # Four denoising steps and the velocity that learns.
+    assert generator.guidance == 5 * [guidance]
+    assert part.loss.requires_grad
+
+
 def test_the_pretraining_term_ends_when_the_config_says(tmp_path):
     regulariser = {"pretraining_weight": 1.0, "pretraining_steps": 2}
     result = align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
@@ -348,11 +523,49 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
         align(align_config(tmp_path), StandInGenerator(), reward_of())
 
 
-def test_another_learning_rate_is_no_resume(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"optimizer": {"learning_rate": 5e-3, "warmup_share": 0.5}}, "another optimizer.warmup_share;"),
+        ({"rewards": [{"model": "unused"}, {"model": "more"}]}, "another rewards.1.model, rewards.1.weight;"),
+        ({"batch_size": 4}, "another batch_size;"),
+    ],
+)
+def test_a_setting_that_decides_the_run_is_no_resume_and_named(tmp_path, changes, key):
     align(align_config(tmp_path), StandInGenerator(), reward_of())
-    config = align_config(tmp_path, optimizer={"learning_rate": 1e-6})
-    with pytest.raises(UsageError, match=r"optimizer\.learning_rate"):
-        align(config, StandInGenerator(), reward_of(), resume=True)
+    with pytest.raises(UsageError, match=key):
+        align(align_config(tmp_path, **changes), StandInGenerator(), reward_of(), resume=True)
+
+
+def test_what_errors_advise_can_be_changed_and_is_noted_with_its_step(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), guard=ScriptedGuard("stop"))
+    last = tmp_path / "run/checkpoints/step-00000002"
+    progress = json.loads((last / "progress.json").read_text(encoding="utf-8"))
+    assert progress["ending"] == "stop"
+    changes = {"optimizer": {"learning_rate": 1e-6, "warmup_share": 0.0}, "batch_size": 4, "gradient_accumulation": 2}
+    align(align_config(tmp_path, **changes), StandInGenerator(), reward_of(), resume=True)
+    assert rows_of(tmp_path / "run/changes.jsonl") == [
+        {"optimizer_step": 2, "key": "batch_size", "before": 8, "now": 4},
+        {"optimizer_step": 2, "key": "gradient_accumulation", "before": 1, "now": 2},
+        {"optimizer_step": 2, "key": "optimizer.learning_rate", "before": 5e-3, "now": 1e-6},
+    ]
+
+
+def served(folder, **service):
+    reward = {"model": "judge", "service": {"url": "http://one/v1", "served_model": "judge", **service}}
+    return align_config(folder, "flow_grpo", rewards=[reward])
+
+
+def test_a_reward_server_may_move(tmp_path):
+    align(served(tmp_path), StandInGenerator(), reward_of())
+    moved = served(tmp_path, url="http://two/v1", concurrency=4)
+    align(moved, StandInGenerator(), reward_of(), resume=True)
+    (row,) = rows_of(tmp_path / "run/changes.jsonl")
+    assert (row["key"], row["now"]) == ("rewards.0.service.url", "http://two/v1")
+    (reward,) = moved.rewards
+    heavier = moved.model_copy(update={"rewards": (reward.model_copy(update={"weight": 2.0}),)})
+    with pytest.raises(UsageError, match=r"another rewards\.0\.weight;"):
+        align(heavier, StandInGenerator(), reward_of(), resume=True)
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):

@@ -26,6 +26,13 @@ def test_each_step_draws_anew_and_the_same_step_the_same():
     assert not torch.equal(first, later)
 
 
+def test_micro_batches_of_a_step_differ_and_the_first_is_what_it_was_without_a_number():
+    settings = AugmentationConfig(shift=2, noise=0.1)
+    plain, first, second = (augmented(PICTURES, settings, 0, 1, *number) for number in ((), (0,), (1,)))
+    assert torch.equal(first, plain)
+    assert not torch.equal(second, first)
+
+
 def test_noise_has_the_size_that_was_asked_for():
     grey = torch.full((8, 3, 32, 32), 0.5)
     assert abs(float((augmented(grey, AugmentationConfig(noise=0.1), 0, 0) - grey).std()) - 0.1) < 0.002

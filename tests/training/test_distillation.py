@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,21 @@ def test_a_line_that_a_kill_cut_short_is_asked_again(tmp_path, settings):
     assert taught(settings, tmp_path, again).count == 40
     assert again.asked == ["comparison-39"]
     assert len(file.read_bytes().splitlines()) == 41
+
+
+def test_taking_off_a_half_line_writes_nothing_anew(tmp_path, settings, monkeypatch):
+    taught(settings, tmp_path, Teacher())
+    file = tmp_path / "teacher_answers.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+
+    def refuse(*_):
+        raise AssertionError("a kill here would lose every answer")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert taught(settings, tmp_path, Teacher()).count == 40
+    assert len(file.read_bytes().splitlines()) == len(whole.splitlines())
 
 
 def test_nothing_is_loaded_when_nothing_is_missing(tmp_path, settings):

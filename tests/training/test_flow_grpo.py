@@ -3,6 +3,7 @@ import torch
 
 from rewarddance.generators.loading import load_generator
 from rewarddance.training.alignment import align
+from rewarddance.training.alignment_start import METHODS
 from rewarddance.training.flow_grpo import FlowGrpo
 from rewarddance.training.policy_optimizer import PolicyOptimizer
 from rewarddance.training.reward_signal import RewardSignal, ScorerReward
@@ -137,6 +138,24 @@ def test_too_many_stochastic_steps_are_refused(tmp_path):
     config = align_config(tmp_path, method=grpo(stochastic_steps=4))
     with pytest.raises(ValueError, match="at most 3 can be stochastic"):
         align(config, StandInGenerator(), black_box())
+
+
+@pytest.mark.parametrize("method", [grpo(), {"name": "diffusion_nft", "group_size": 4}])
+def test_a_group_in_two_batches_is_compared_by_the_same_statistics(tmp_path, method):
+    # Equal pictures, in groups of four and batches of two, by two rewards: nobody is better than anybody.
+    class Still(StandInGenerator):
+        def decode(self, latents, size=None):
+            return 0.0 * latents + torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+
+    scorers = [ScorerReward(name, lambda seen, _: redness(seen, _).tolist()) for name in ("one", "two")]
+    reward = RewardSignal(scorers, patience=AT_ONCE)
+    reward.judge(torch.zeros(2, 3, 8, 8), ["a", "b"])
+    config = align_config(tmp_path, method=method, batch_size=2, gradient_accumulation=4)
+    bench = bench_of(config, reward, Still())
+    (parts,) = METHODS[type(config.method)](bench, config.method).updates(0)
+    figures = [part.figures for part in parts]
+    assert {figure.get("advantage_size", 0.0) for figure in figures} == {0.0}
+    assert {figure.get("positive_share", 0.5) for figure in figures} == {0.5}
 
 
 def test_a_rollout_has_no_graph(tmp_path):

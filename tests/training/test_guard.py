@@ -74,6 +74,47 @@ def test_an_action_is_not_repeated_before_the_cooldown_is_over():
     assert [verdict.action for verdict in verdicts] == ["none", "none", "raise_kl", "none", "raise_kl"]
 
 
+@pytest.mark.parametrize("action", ["raise_kl", "refresh_references"])
+def test_after_an_action_the_best_is_the_best_since_then(action):
+    # It still falls after the first action; then it is back at the base's level, below the best of the run, and stays.
+    cured = [0.1, 0.5, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]
+    config = GuardConfig(smoothing=1, cooldown=1, action=action, statistics_drift=99.0)
+    verdicts = checked(Guard(config, {"redness": reward_of_red}), cured)
+    assert [verdict.action for verdict in verdicts] == ["none", "none", action, "none", action, *["none"] * 4]
+    assert "hacking" not in [verdict.state for verdict in verdicts[5:]]
+    assert verdicts[-1].best_step == 80
+
+
+def test_an_action_spends_no_error_anew():
+    rows = simulate(hacked(12), 0).observations
+    limits = {}
+    for action in ("stop", "raise_kl"):
+        limits[action] = [verdict.figures.get("p_limit") for verdict in replay(GuardConfig(action=action), rows)]
+        assert len(set(limits[action])) > 5
+    lone, usual = 0.01 / 0.05, 1.0
+    ratios = [raised / stopped for raised, stopped in zip(limits["raise_kl"][1:], limits["stop"][1:], strict=True)]
+    assert all(any(ratio == pytest.approx(each) for each in (lone, usual, 1 / lone)) for ratio in ratios)
+
+
+def test_what_ends_a_run_begins_no_new_period():
+    rows = simulate(hacked(14), 3).observations
+    plain, *others = (replay(GuardConfig(action=action), rows) for action in ("none", "stop", "roll_back"))
+    for verdicts in others:
+        assert [replace(verdict, action="none") for verdict in verdicts] == list(plain)
+
+
+def test_a_guard_that_acted_and_is_restored_goes_on_in_its_period():
+    rows, config = simulate(hacked(14), 3).observations, GuardConfig(action="raise_kl")
+    judges = {"judge0": reward_of_red, "judge1": reward_of_red}
+    first, verdicts = Guard(config, judges), replay(config, rows)
+    acted = [verdict.action for verdict in verdicts].index("raise_kl")
+    for row in rows[: acted + 1]:
+        first.add(row)
+    resumed = Guard(config, judges)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert tuple(resumed.add(row) for row in rows[acted + 1 :]) == verdicts[acted + 1 :]
+
+
 def test_identical_pictures_are_a_collapse_whatever_the_judges_say():
     guard = Guard(GuardConfig(), {"redness": reward_of_red})
     checked(guard, [0.1])

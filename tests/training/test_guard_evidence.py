@@ -37,6 +37,11 @@ def test_one_prompt_is_no_evidence():
     assert mean_change(np.array([5.0])).p_value == 1.0
 
 
+def test_a_single_evaluation_has_not_fallen():
+    fall = fall_from_best(np.array([[1.0, 2.0, 4.0]]))
+    assert (fall.change.mean, fall.change.p_value, fall.rise, fall.best) == (0.0, 1.0, 0.0, 0)
+
+
 def test_a_trailing_mean_starts_with_what_there_is():
     values = np.array([[0.0], [2.0], [4.0]])
     assert trailing_mean(values, 2).ravel().tolist() == [0.0, 1.0, 3.0]

@@ -9,7 +9,13 @@ from safetensors.torch import load_file
 from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.generators.loading import load_generator
-from rewarddance.training.activation_sizes import Side, decoder_values, passes_per_step, transformer_values
+from rewarddance.training.activation_sizes import (
+    Side,
+    decoder_values,
+    judge_values,
+    passes_per_step,
+    transformer_values,
+)
 from rewarddance.training.memory_plan import MemoryPart, MemoryPlan, StoredModel, adapter_parameters, plan_memory
 from rewarddance.training.policy import Policy
 from rewarddance.training.weight_headers import FolderFiles, parameters_in, stored_files, tensor_shapes
@@ -103,6 +109,36 @@ def test_only_rewards_that_are_climbed_keep_activations(generator: Path, judge: 
     assert part(climbed, "reward tiny").activations > part(seen, "reward tiny").activations == 0
     assert part(climbed, "judge tiny").activations == 0
     assert part(climbed, "vae").activations > part(seen, "vae").activations > 0
+
+
+def test_a_climbed_reward_keeps_activations_for_every_reference_that_it_is_asked_about(generator: Path, judge: Path):
+    def kept(count: int, combine: str = "mean") -> int:
+        references = {"count": count, "combine": combine}
+        return part(plan_of(generator, judge, references=references), "reward tiny").activations
+
+    assert kept(3) == kept(3, "soft_min") == 3 * kept(1)
+    assert kept(3, "random") == kept(1)
+    # One question with all of them is longer, but text and candidate stand in it once.
+    assert kept(1) < kept(3, "together") < kept(3)
+
+
+def test_checkpointing_reaches_the_rewards(generator: Path, judge: Path):
+    config = {"path": str(generator), "dtype": "float32", "gradient_checkpointing": True}
+    plain, checkpointed = plan_of(generator, judge), plan_of(generator, judge, generator=config)
+    assert part(checkpointed, "reward tiny").activations < part(plain, "reward tiny").activations
+
+
+def test_a_judge_reads_both_orders_and_sees_the_picture_once_a_comparison():
+    config = {
+        "image_seq_length": 10,
+        "text_config": {"hidden_size": 4, "num_hidden_layers": 3},
+        "vision_config": {"hidden_size": 2, "num_hidden_layers": 5, "patch_size": 8},
+    }
+    side = Side(16, 16)
+    language, tower = (2 * 10 + 256) * 4, 4 * 2  # tokens by width of one layer
+    assert judge_values(config, side, is_checkpointed=False) == 17 * (2 * 3 * language + 5 * tower)
+    assert judge_values(config, side, is_checkpointed=True) == 2 * (3 + 17) * language + (5 + 17) * tower
+    assert judge_values(config, side, is_checkpointed=False, comparisons=2) == 2 * 17 * (2 * 3 * language + 5 * tower)
 
 
 def test_activations_grow_with_the_batch_and_with_steps_that_have_gradient(generator: Path, judge: Path):

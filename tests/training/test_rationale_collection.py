@@ -73,8 +73,8 @@ def run(server: ChatServer, data: Path, out: Path, **changes: object):
         return make_rationales(
             ComparisonSet.open(data),
             out,
-            NamedTeacher(teacher_name("big", SETTINGS), served_teacher(client, SETTINGS)),
-            NamedJudge(judge_name("big"), served_judge(client)),
+            NamedTeacher(teacher_name(client.settings, SETTINGS), served_teacher(client, SETTINGS)),
+            NamedJudge(judge_name(client.settings), served_judge(client)),
         )
 
 
@@ -126,6 +126,49 @@ def test_a_rationale_that_does_not_lead_to_the_choice_is_dropped(data: Path, tmp
     assert summary.share_kept == pytest.approx(1 / 8)
     assert summary.share_kept_by_choice == {"first": 0.0, "second": 0.25}
     assert [one.id for one in ComparisonSet.open(tmp_path) if one.rationale] == ["c1"]
+
+
+def test_a_dropped_rationale_leaves_no_older_one_in_its_place(data: Path, tmp_path: Path):
+    def names_the_wrong_one(body: Body) -> Body:
+        return teaches_and_reads(body) if ASKED_FOR_A_NUMBER in text_of(body) else says("Image 1 is dark.")
+
+    with chat_server(teaches_and_reads) as server:
+        run(server, data, tmp_path / "before")
+    with chat_server(names_the_wrong_one) as server:
+        summary = run(server, tmp_path / "before", tmp_path / "after")
+
+    # "Image 1 is dark" speaks for the second, which was chosen in four of eight.
+    assert (summary.kept, summary.contradicted) == (4, 4)
+    assert {one.id for one in ComparisonSet.open(tmp_path / "after") if one.rationale} == {"c1", "c3", "c5", "c7"}
+
+
+@pytest.mark.parametrize("order", ["answer_first", "reason_first"])
+def test_what_the_teacher_was_told_is_not_in_what_it_is_kept_for(order: RationaleOrder, data: Path, tmp_path: Path):
+    def repeats_its_orders(body: Body) -> Body:
+        return says(f"{body['messages'][0]['content'][-1]['text']} Image 1 is dark.")
+
+    with chat_server(repeats_its_orders) as server, endpoint(server) as client, ExchangeStore(tmp_path) as store:
+        teacher = served_teacher(client, TeacherSettings(order))
+        found = collect_rationales(teacher, "big", list(ComparisonSet.open(data)), store)
+
+    # Told "found image 1 better" and told "found image 2 better", it leaves the same words.
+    assert len(found.rationales) == 8
+    assert len(set(found.rationales.values())) == 1
+    assert "People compared" not in found.rationales["c0"]
+
+
+def test_a_rationale_that_cannot_change_places_is_left_out_and_counted(data: Path, tmp_path: Path):
+    def leaves_a_number_alone(body: Body) -> Body:
+        if "prompt 1\n" in text_of(body):
+            return says("Image 1 is dark, whereas 2 is not.")
+        return teaches_and_reads(body)
+
+    with chat_server(leaves_a_number_alone) as server:
+        summary = run(server, data, tmp_path)
+
+    assert (summary.unswappable, summary.written, summary.kept, summary.failed_share) == (1, 7, 7, 0.0)
+    assert next(one for one in ComparisonSet.open(tmp_path) if one.id == "c1").rationale is None
+    assert json.loads((tmp_path / "rationales.json").read_text())["unswappable"] == 1
 
 
 @pytest.mark.parametrize(
@@ -183,6 +226,51 @@ def test_a_passing_failure_is_asked_again_by_the_next_run(data: Path, tmp_path: 
     assert (second.failures, second.kept) == ({}, 8)
 
 
+def test_a_reply_that_was_broken_off_is_asked_again_and_never_stands(data: Path, tmp_path: Path):
+    with chat_server(teaches_and_reads) as server:
+        server.misbehave("aborted", "aborted")
+        first = run(server, data, tmp_path, concurrency=1)
+        second = run(server, data, tmp_path)
+
+    # Two tries each.
+    assert (first.failures, first.written) == ({"broken_off": 1}, 7)
+    assert (second.failures, second.kept, second.asked) == ({}, 8, 1)
+
+
+def test_a_judge_that_is_cut_short_has_not_read(data: Path, tmp_path: Path):
+    def thinks_too_long(body: Body) -> Body:
+        is_judge = ASKED_FOR_A_NUMBER in text_of(body)
+        return says("", finish_reason="length") if is_judge else teaches_and_reads(body)
+
+    with chat_server(thinks_too_long) as server:
+        summary = run(server, data, tmp_path)
+
+    assert (summary.unread, summary.undecided, summary.failed_share) == (8, 0, 1.0)
+
+
+def test_what_is_sent_along_decides_whether_a_stored_reply_stands(data: Path, tmp_path: Path):
+    thinks = {"max_tokens": None, "max_completion_tokens": 2000, "temperature": None, "seed": None}
+    with chat_server(teaches_and_reads) as server:
+        run(server, data, tmp_path)
+        asked = len(server.bodies)
+        changed = run(server, data, tmp_path, request_fields=thinks)
+        again = run(server, data, tmp_path, request_fields=thinks)
+
+    assert (changed.asked, again.asked) == (asked, 0)
+    for body in server.bodies[asked:]:
+        assert body["max_completion_tokens"] == 2000
+        assert not {"max_tokens", "temperature", "seed"} & set(body)
+
+
+def test_a_field_that_is_not_sent_asks_nothing_anew():
+    fields = {"max_tokens": 500, "temperature": None}
+    told = EndpointSettings("http://127.0.0.1/v1", "big", request_fields=fields)
+    names = [teacher_name(told, TeacherSettings(max_tokens=length, temperature=length / 100)) for length in (50, 90)]
+    assert names[0] == names[1]
+    assert teacher_name(told, TeacherSettings("reason_first")) != teacher_name(told, TeacherSettings("answer_first"))
+    assert judge_name(EndpointSettings(told.url, "big"), 6) != judge_name(EndpointSettings(told.url, "big"), 4000)
+
+
 def test_every_exchange_is_stored_with_what_was_asked_and_said(data: Path, tmp_path: Path):
     with chat_server(teaches_and_reads) as server:
         server.misbehave("refusal")
@@ -235,6 +323,7 @@ def test_images_that_cannot_be_read_are_those_comparisons_failures_and_nobody_s_
         ("2", "kept"),
         ("Image 2.", "kept"),
         (" **2** ", "kept"),
+        ("<think>Image 1 is dark, so 2.</think>\n2", "kept"),
         ("1", "contradicted"),
         ("0", "undecided"),
         ("Both", "undecided"),

@@ -3,12 +3,16 @@ import torch
 
 from rewarddance.objectives.flow import x0_prediction
 from rewarddance.training.alignment import align
+from rewarddance.training.alignment_start import METHODS
 from rewarddance.training.policy_optimizer import PolicyOptimizer
 from rewarddance.training.refl import Refl
+from rewarddance.training.reward_signal import RewardSignal
 from tests.training.stand_in_generator import (
+    AT_ONCE,
     StandInGenerator,
     align_config,
     bench_of,
+    pixel_reward,
     redness,
     reward_of,
     rows_of,
@@ -70,6 +74,36 @@ def test_pictures_above_the_ceiling_give_no_gradient(tmp_path):
     part = first_part(bench_of(config))
     part.loss.backward()
     assert part.loss.item() == 0.0
+
+
+def test_with_several_rewards_the_ceiling_is_still_in_log_odds(tmp_path):
+    # The mean of both is about 10, whose normalised sum is about 0.
+    losses = []
+    for ceiling in (5.0, 15.0):
+        config = align_config(tmp_path, method={"name": "refl", "ceiling": ceiling})
+        rewards = [pixel_reward(name, lambda *seen: 10 + redness(*seen)) for name in ("one", "two")]
+        losses.append(first_part(bench_of(config, RewardSignal(rewards, patience=AT_ONCE))).loss.item())
+    assert losses[0] == 0.0
+    assert losses[1] == pytest.approx(5.0, abs=2.0)
+
+
+@pytest.mark.parametrize("method", ["refl", "draft"])
+def test_micro_batches_are_augmented_differently(tmp_path, method):
+    seen = []
+
+    def watch(pixels, prompts):
+        seen.append(pixels.detach())
+        return redness(pixels, prompts)
+
+    class Still(StandInGenerator):
+        def decode(self, latents, size=None):
+            return 0.0 * latents + 0.5
+
+    config = align_config(tmp_path, method, gradient_accumulation=2, augmentation={"noise": 0.1})
+    bench = bench_of(config, reward_of(watch), Still())
+    (parts,) = METHODS[type(config.method)](bench, config.method).updates(0)
+    list(parts)
+    assert not torch.equal(*seen)
 
 
 def test_the_velocity_weight_keeps_the_policy_nearer_to_its_reference(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import yaml
 
 from rewarddance.config.training import TrainConfig
-from rewarddance.core.errors import DataError, NonFiniteError, UsageError
+from rewarddance.core.errors import DataError, DeviceMemoryError, NonFiniteError, UsageError
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import JudgementRequest
 from rewarddance.rewards.loading import load_reward_model, new_reward_model
@@ -162,6 +163,65 @@ def test_a_run_is_not_resumed_with_another_config_or_other_data(tmp_path):
         train_reward_model(config(out, seed=1), StandInModel(), stand_in_comparisons(8), (), resume=True)
     with pytest.raises(UsageError, match="comparisons are not those"):
         train_reward_model(config(out), StandInModel(), stand_in_comparisons(8, 1), (), resume=True)
+
+
+def test_a_resumed_run_may_learn_slower_in_smaller_batches_and_says_so(tmp_path):
+    out, seen = tmp_path / "run", []
+
+    def stop(report):
+        seen.append(report)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    train_reward_model(config(out), StandInModel(), stand_in_comparisons(8), (), on_step=stop)
+    changes = {"optimizer": {"learning_rate": 1e-4}, "batch_size": 2, "gradient_accumulation": 2}
+    train_reward_model(config(out, **changes), StandInModel(), stand_in_comparisons(8), (), resume=True)
+    whole = tmp_path / "whole"
+    train_reward_model(config(whole), StandInModel(), stand_in_comparisons(8), ())
+    assert logged(out)[-1]["order_sha256"] == logged(whole)[-1]["order_sha256"]
+    rows = [json.loads(line) for line in (out / "changes.jsonl").read_text(encoding="utf-8").splitlines()]
+    step = seen[-1].optimizer_step
+    assert [(row["optimizer_step"], row["key"]) for row in rows] == [
+        (step, "batch_size"),
+        (step, "gradient_accumulation"),
+        (step, "optimizer.learning_rate"),
+    ]
+
+
+@pytest.mark.parametrize("is_in_update", [False, True])
+def test_a_full_gpu_ends_a_run_with_one_line_and_saves_whole_steps_alone(tmp_path, is_in_update, monkeypatch):
+    original, calls = torch.optim.AdamW.step, []
+
+    def full(*arguments):
+        if is_in_update:
+            original(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return arguments
+
+    def step(optimizer, *arguments):
+        if is_in_update:
+            return full(optimizer, *arguments)
+        return original(optimizer, *arguments)
+
+    class Full(StandInModel):
+        def comparison_loss(self, prepared, settings):
+            if not is_in_update:
+                full()
+            return super().comparison_loss(prepared, settings)
+
+    out = tmp_path / "run"
+    settings = config(out, epochs=2, save_every=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(DeviceMemoryError, match=r"model\.gradient_checkpointing=true .* --resume") as caught:
+            train_reward_model(settings, Full(), stand_in_comparisons(8), ())
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (out / "checkpoints").glob("*")] == ([] if is_in_update else ["step-00000001"])
+    train_reward_model(settings, StandInModel(), stand_in_comparisons(8), (), resume=True)
+    train_reward_model(config(tmp_path / "whole", epochs=2, save_every=9), StandInModel(), stand_in_comparisons(8), ())
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(whole[name], value) for name, value in weights(out).items())
 
 
 def test_resuming_a_finished_run_gives_the_same_model_again(tmp_path):

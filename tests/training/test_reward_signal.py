@@ -101,6 +101,26 @@ def test_a_real_reward_model_has_the_gradient_of_its_finite_difference(tmp_path_
     assert (pixels.grad * direction).sum().item() == pytest.approx((ahead - behind) / (2 * width), rel=1e-2)
 
 
+def test_a_checkpointed_reward_model_has_the_same_gradient_against_every_reference(tmp_path_factory):
+    folder = save_tiny_model("internvl", tmp_path_factory.mktemp("tiny") / "internvl")
+    references = [tuple(samples(2, 24, seed=seed)) for seed in (1, 2)]
+    slopes, calls = [], []
+    for is_on in (False, True):
+        model = new_reward_model(folder, "pairwise", instruction="brief", device="cpu")
+        part = model.backbone.model.model.language_model.layers[0].mlp
+        part.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        signal = RewardSignal([reward_from_model(model, "tiny", gradient_checkpointing=is_on)])
+        pixels = samples(2, 24).requires_grad_()
+        values = signal.log_odds(pixels, ["a red square", "a blue circle"], references)
+        before = calls.count(True)
+        values.combined.sum().backward()
+        assert (calls.count(True) > before) is is_on
+        assert all(parameter.grad is None for parameter in model.module.parameters())
+        slopes.append(pixels.grad)
+    assert slopes[0].abs().max() > 1e-4
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-5, atol=1e-7)
+
+
 def test_judging_gives_the_same_values_without_gradient():
     pixels = samples().requires_grad_()
     signal = RewardSignal([brightness()])
@@ -173,6 +193,19 @@ def test_running_statistics_look_back_with_exponential_forgetting():
     combined = signal.judge(torch.stack([flat(1.0), flat(1.0)]), ["a", "b"]).combined
     # Weights of the two batches 0.25 and 0.5, so mean 2/3, mean square 2/3, spread sqrt(2/9): 2 * (1/3) / sqrt(2/9)
     assert combined.tolist() == pytest.approx([math.sqrt(2), math.sqrt(2)])
+
+
+def test_batches_of_one_rollout_are_normalised_by_the_same_and_seen_once():
+    def new() -> RewardSignal:
+        return RewardSignal([brightness(1.0, "one"), brightness(3.0, "two", 0.5)])
+
+    pixels, cut, whole = samples(4), new(), new()
+    for signal in (cut, whole):
+        signal.judge(samples(seed=1), list("abc"))
+    halves = [cut.judge(pixels[half], list("ab"), is_training=False) for half in (slice(2), slice(2, 4))]
+    together = whole.judge(pixels, list("abab")).combined
+    assert torch.equal(cut.combined(halves), together)
+    assert cut.state_dict() == whole.state_dict()
 
 
 def test_an_evaluation_leaves_no_trace_in_the_statistics():
@@ -274,6 +307,13 @@ def test_a_missing_reference_is_named_before_anything_is_asked():
 def test_a_failure_that_passes_is_tried_again():
     scorer = Calls(ConnectionError("away"), [math.nan, 1.0], [1.0, 2.0])
     assert of_scorer(scorer).judge(samples(2), ["a", "b"]).combined.tolist() == [1.0, 2.0]
+
+
+def test_a_full_gpu_is_no_failed_try():
+    scorer = Calls(torch.OutOfMemoryError("CUDA out of memory"), [1.0])
+    with pytest.raises(torch.OutOfMemoryError):
+        of_scorer(scorer).judge(samples(1), ["a"])
+    assert scorer.answers == [[1.0]]
 
 
 @pytest.mark.parametrize(

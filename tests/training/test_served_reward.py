@@ -76,6 +76,16 @@ def test_a_served_reward_gives_a_policy_the_model_s_own_log_odds(folder, model, 
     assert not signal.is_differentiable
 
 
+def test_a_service_is_told_the_request_fields_of_its_config(folder, server):
+    fields = {"max_tokens": None, "max_completion_tokens": 1, "chat_template_kwargs": {"enable_thinking": False}}
+    (model,) = reward_models(config(folder, server, request_fields=fields))
+    model.compare("a cat", image_from_pixels(samples()[0]), image_from_pixels(samples()[1]))
+
+    assert {body["max_completion_tokens"] for body in server.bodies} == {1}
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
+    assert not any("max_tokens" in body for body in server.bodies)
+
+
 def test_a_served_reward_that_fails_stops_the_step_without_a_number(folder, server):
     server.lasting_mood = "no_log_probabilities"
     model = reward_models(config(folder, server))[0]

@@ -142,17 +142,19 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
 
 
 def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
-    from rewarddance.config.guard import SpreadConfig
     from rewarddance.core.errors import UsageError
     from rewarddance.lab.alignment_study import FINISHED_NAME
-    from rewarddance.lab.guard_study import LAB_GUARD, calibration_runs, write_guard_results
+    from rewarddance.lab.guard_study import calibration_runs, read_recorded, write_guard_results
+    from rewarddance.lab.guard_thresholds import fix_thresholds, guard_candidates, spread_candidates
 
     folders = sorted(path.parent for path in (out / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
     if not folders:
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
     with progress("runs of another drawing, for thresholds", None) as show:
         calibration = calibration_runs(out, seeds, jobs, show)
-    print_json(write_guard_results(results / "guard.json", calibration, folders, LAB_GUARD, SpreadConfig()))
+    fixed_on = [read_recorded(folder) for folder in calibration]
+    guard, spread = fix_thresholds(fixed_on, guard_candidates()), fix_thresholds(fixed_on, spread_candidates())
+    print_json(write_guard_results(results / "guard.json", calibration, folders, guard, spread))
 
 
 def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:

@@ -10,7 +10,17 @@ from rewarddance.cli.model_names import model_location
 from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Kind, Model, Revision, TrustRemoteCode
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
-from rewarddance.cli.service_options import ApiKeyEnv, Concurrency, Deadline, TopLogProbabilities, Tries
+from rewarddance.cli.service_options import (
+    PANEL,
+    ApiKeyEnv,
+    Concurrency,
+    Deadline,
+    RequestFields,
+    TokenIds,
+    TopLogProbabilities,
+    Tries,
+    parsed_fields,
+)
 
 if TYPE_CHECKING:
     from rewarddance.rewards.parity import ParityReport
@@ -25,7 +35,10 @@ def parity(
     limit: Annotated[float, typer.Option(min=0, help="Largest difference of scores that passes.")] = 0.02,
     count: Annotated[int, typer.Option(min=1, help="Comparisons that are asked about, spread over the data.")] = 8,
     served_model: Annotated[
-        str | None, typer.Option(help="The service's name for the model; MODEL if left out.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The service's name for the model; MODEL if left out.", show_default=False, rich_help_panel=PANEL
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -33,10 +46,9 @@ def parity(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.", show_default=False)] = None,
     top_logprobs: TopLogProbabilities = 20,
-    token_ids: Annotated[
-        bool, typer.Option(help="Name the answers' tokens to the service; vendors may refuse that.")
-    ] = True,
+    token_ids: TokenIds = True,
     api_key_env: ApiKeyEnv = None,
+    request_fields: RequestFields = None,
     concurrency: Concurrency = 8,
     tries: Tries = 5,
     deadline: Deadline = 120.0,
@@ -56,7 +68,10 @@ def parity(
     from rewarddance.rewards.remote import RemoteRewardModel, record_of
     from rewarddance.rewards.served_backbone import ServedSettings
 
-    settings = EndpointSettings(url, served_model or model, api_key_env, concurrency, tries, deadline)
+    fields = parsed_fields(request_fields, "--request-fields")
+    settings = EndpointSettings(
+        url, served_model or model, api_key_env, concurrency, tries, deadline, request_fields=fields
+    )
     comparisons = ComparisonSet.open(data).select(split=split)
     places = sorted({place * len(comparisons) // count for place in range(count)})
     hide_transformers_bars()

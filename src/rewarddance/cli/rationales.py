@@ -3,14 +3,22 @@
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rewarddance.cli.options import AsJson, MaxFailedShare
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import progress
-from rewarddance.cli.service_options import ApiKeyEnv, Concurrency, Deadline, Tries
+from rewarddance.cli.service_options import (
+    PANEL,
+    ApiKeyEnv,
+    Concurrency,
+    Deadline,
+    RequestFields,
+    Tries,
+    parsed_fields,
+)
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +47,9 @@ def rationales(
     ] = "mixed",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest rationale; a longer one is left out.")] = 400,
     temperature: Annotated[float, typer.Option(min=0, help="Of the teacher; 0 for the likeliest text.")] = 0.7,
+    judge_max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest reply of the judge; raise it for one that thinks before it answers.")
+    ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of each comparison; sent to the service.")] = 0,
     wrong_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of wrong rationales that the lab's teacher plants.")
@@ -50,7 +61,17 @@ def rationales(
     ] = False,
     api_key_env: ApiKeyEnv = None,
     judge_api_key_env: Annotated[
-        str | None, typer.Option(help="The same for the judge's service.", show_default=False)
+        str | None, typer.Option(help="The same for the judge's service.", show_default=False, rich_help_panel=PANEL)
+    ] = None,
+    request_fields: RequestFields = None,
+    judge_request_fields: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="The same for the judge; the teacher's if left out and both are one service.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     concurrency: Concurrency = 8,
     tries: Tries = 5,
@@ -73,14 +94,18 @@ def rationales(
     if wrong_share and teacher != LAB_NAME:
         raise UsageError(f"--wrong-share is for the lab's teacher; leave it out, or take --teacher {LAB_NAME}")
     reader = judge or teacher
+    same = judge is None
+    fields = parsed_fields(request_fields, "--request-fields")
+    judge_fields = parsed_fields(judge_request_fields, "--judge-request-fields")
     comparisons = ComparisonSet.open(data).select(split=split)
     if limit is not None:
         comparisons = comparisons.where([place < limit for place in range(len(comparisons))])
 
-    def connected(url: str, model: str | None, what: str, key: str | None) -> "ChatEndpoint":
+    def connected(url: str, model: str | None, what: str, key: str | None, fields: dict[str, Any]) -> "ChatEndpoint":
         if model is None:
             raise UsageError(f"--{what}-model is missing: the name under which the service knows the {what}")
-        return open_clients.enter_context(ChatEndpoint(EndpointSettings(url, model, key, concurrency, tries, deadline)))
+        settings = EndpointSettings(url, model, key, concurrency, tries, deadline, request_fields=fields)
+        return open_clients.enter_context(ChatEndpoint(settings))
 
     with ExitStack() as open_clients, progress("asking", None) as show:
         if teacher == LAB_NAME:
@@ -90,21 +115,23 @@ def rationales(
             writer = NamedTeacher(lab_teacher.name, lab_teacher)
         else:
             asked = TeacherSettings(rationale_order, max_tokens, temperature, seed)
-            endpoint = connected(teacher, teacher_model, "teacher", api_key_env)
-            writer = NamedTeacher(teacher_name(endpoint.settings.model, asked), served_teacher(endpoint, asked))
+            endpoint = connected(teacher, teacher_model, "teacher", api_key_env, fields)
+            writer = NamedTeacher(teacher_name(endpoint.settings, asked), served_teacher(endpoint, asked))
         if reader == LAB_NAME:
             from rewarddance.lab.teacher import lab_judge
 
             reads = NamedJudge(LAB_NAME, lab_judge)
         else:
-            same = judge is None
             endpoint = connected(
                 reader,
                 judge_model or (teacher_model if same else None),
                 "judge",
                 api_key_env if same else judge_api_key_env,
+                fields if same and judge_request_fields is None else judge_fields,
             )
-            reads = NamedJudge(judge_name(endpoint.settings.model), served_judge(endpoint))
+            reads = NamedJudge(
+                judge_name(endpoint.settings, judge_max_tokens), served_judge(endpoint, judge_max_tokens)
+            )
         summary = make_rationales(
             comparisons,
             out,
@@ -123,6 +150,7 @@ def rationales(
 def _print_summary(summary: "RationaleSummary", out: Path) -> None:
     rows = [
         ("without a choice to explain", str(summary.unanchored)),
+        ("dropped: names a medium in words that cannot change places", str(summary.unswappable)),
         ("with a rationale", str(summary.written)),
         ("kept", str(summary.kept)),
         ("dropped: leads to the other choice", str(summary.contradicted)),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import generator_location, model_location
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -22,12 +22,23 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import progress
+from rewarddance.cli.search_service import ServiceOptions
 from rewarddance.cli.search_settings import (
     AlgorithmOptions,
     Loading,
     algorithm_of,
     settings_record,
     size_of,
+)
+from rewarddance.cli.service_options import (
+    PANEL,
+    ApiKeyEnv,
+    Concurrency,
+    Deadline,
+    RequestFields,
+    TokenIds,
+    TopLogProbabilities,
+    Tries,
 )
 
 if TYPE_CHECKING:
@@ -119,14 +130,44 @@ def search(
     max_failed_share: MaxFailedShare = 0.0,
     url: Annotated[
         str | None,
-        typer.Option(help="Ask MODEL behind this OpenAI-compatible service, up to `/v1`.", show_default=False),
+        typer.Option(
+            help="Ask MODEL behind this OpenAI-compatible service, up to `/v1`; MODEL is the folder of what it serves, "
+            "or its `rewarddance.json` alone.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     served_model: Annotated[
-        str | None, typer.Option(help="With --url: the service's name for MODEL.", show_default=False)
+        str | None,
+        typer.Option(help="The service's name for MODEL.", show_default=False, rich_help_panel=PANEL),
     ] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="With --url: variable that holds the key.", show_default=False)
+    zero_shot: Annotated[
+        bool,
+        typer.Option(
+            "--zero-shot",
+            help="MODEL was never trained as a reward model: ask it as --kind says. `lab:SIZE` always is.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of `rewarddance parity --out`: nothing is searched with a service that scores otherwise.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
     ] = None,
+    parity_limit: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Largest difference of scores from those in that file.", rich_help_panel=PANEL),
+    ] = 0.02,
+    top_logprobs: TopLogProbabilities = 20,
+    token_ids: TokenIds = True,
+    api_key_env: ApiKeyEnv = None,
+    request_fields: RequestFields = None,
+    concurrency: Concurrency = 8,
+    tries: Tries = 5,
+    deadline: Deadline = 120.0,
     adapter: Adapter = None,
     revision: Revision = None,
     generator_revision: Annotated[
@@ -152,6 +193,21 @@ def search(
     )
     settings = algorithm_of(algorithm, options)
     drawing = Drawing(steps, guidance, size_of(height, width), batch_size)
+    service = ServiceOptions(
+        url,
+        served_model,
+        zero_shot or (url is not None and model.startswith(LAB_PREFIX)),
+        parity,
+        parity_limit,
+        top_logprobs,
+        token_ids,
+        api_key_env,
+        request_fields,
+        concurrency,
+        tries,
+        deadline,
+    )
+    service.check(model, adapter, revision)
     loading = Loading(
         generator=generator_location(generator),
         model=model_location(model),
@@ -160,9 +216,7 @@ def search(
         instruction=instruction,
         references=references,
         reference_count=reference_count,
-        url=url,
-        served_model=served_model,
-        api_key_env=api_key_env,
+        service=service,
         adapter=adapter,
         revision=revision,
         generator_revision=generator_revision,
@@ -185,7 +239,8 @@ def search(
     else:
         summary = SearchWriter(out, record, keep).finish(asked, resumed=len({item.prompt for item in asked}))
     _print_summary(summary, out, as_json=json)
-    raise typer.Exit(0 if len(summary.without_winner) <= max_failed_share * summary.prompts else 1)
+    lacking = {*summary.without_winner, *summary.unanswered}
+    raise typer.Exit(0 if len(lacking) <= max_failed_share * summary.prompts else 1)
 
 
 def _in_words(budget: "Budget") -> str:
@@ -220,6 +275,8 @@ def _print_summary(summary: "SearchSummary", out: Path, as_json: bool) -> None:
     )
     for name, problem in summary.without_winner.items():
         print(f"  {name}: {problem}")
+    for name, number in summary.unanswered.items():
+        print(f"  {name}: {number} judgements had no answer; the same command asks again")
     print(f"stated: {_in_words(summary.stated)}")
     print(f"spent:  {_in_words(summary.spent)}")
     if summary.watch is not None:

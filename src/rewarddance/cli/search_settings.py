@@ -1,13 +1,14 @@
 """From the options of `rewarddance search` to settings, to what is stored of them, and to loaded models."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewarddance.cli.model_names import generator_fingerprint, model_fingerprint
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars
+from rewarddance.cli.search_service import ServiceOptions
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +94,7 @@ class Loading:
     instruction: str | None
     references: Path | None
     reference_count: int
-    url: str | None
-    served_model: str | None
-    api_key_env: str | None
+    service: ServiceOptions
     adapter: str | None
     revision: str | None
     generator_revision: str | None
@@ -110,8 +109,8 @@ class Loading:
 
         Raises:
             UsageError: Model, references and the way to verify do not fit each other.
-            ModelError: A model cannot be loaded.
-            DataError: The references cannot be read.
+            ModelError: A model cannot be loaded, or its service gives other scores than it should.
+            DataError: The references, or the known answers of a service, cannot be read.
         """
         from rewarddance.generators.loading import load_generator
         from rewarddance.rewards.instructions import instruction_argument
@@ -132,20 +131,11 @@ class Loading:
 
     @contextmanager
     def _verifier_model(self) -> Iterator["RewardModel | RemoteRewardModel"]:
-        """In process, or behind a service, whose connections are let go of at the end."""
-        if self.url is None:
+        """In process, or behind a service."""
+        if self.service.url is None:
             yield self._model(self.model, self.adapter, self.revision, self.kind)
             return
-        from rewarddance.rewards.chat_endpoint import EndpointSettings
-        from rewarddance.rewards.folder import RECORD_NAME
-        from rewarddance.rewards.remote import connect_reward_model
-
-        if self.served_model is None:
-            raise UsageError("--url needs --served-model, the name under which the service knows MODEL")
-        endpoint = EndpointSettings(self.url, self.served_model, self.api_key_env)
-        is_trained = (Path(self.model) / RECORD_NAME).is_file()
-        served = connect_reward_model(endpoint, self.model if is_trained else None, self.kind)
-        with closing(served):
+        with self.service.connected(self.model, self.kind) as served:
             yield served
 
     def _model(self, model: str, adapter: str | None, revision: str | None, kind: "RewardKind | None") -> "RewardModel":
@@ -200,7 +190,7 @@ def settings_record(
     """Everything that decides the result, as JSON: what a folder must have been begun with to be continued.
 
     Raises:
-        UsageError: Unknown criteria.
+        UsageError: Unknown criteria, or request fields that are no JSON.
     """
     from rewarddance.rewards.instructions import load_instruction
 
@@ -213,7 +203,7 @@ def settings_record(
         "generator": generator_fingerprint(loading.generator, loading.generator_revision),
         "model": model_fingerprint(loading.model, loading.adapter, loading.revision, loading.kind),
         "judge": None if loading.judge is None else model_fingerprint(loading.judge, None, None, None),
-        "served": None if loading.url is None else [loading.url, loading.served_model],
+        "served": loading.service.record,
         "verify": loading.verify,
         "instruction": criteria,
         "references": None if loading.references is None else _references_record(loading),

@@ -55,8 +55,8 @@ class GeneratorConfig(BaseModel):
     """Adapters on the velocity network; null trains every weight of it."""
 
     gradient_checkpointing: bool = False
-    """Whether activations of network and decoder are computed again in the backward pass: less memory, about a third
-    more time."""
+    """Whether activations of network, decoder and the rewards that are climbed are computed again in the backward pass:
+    less memory, about a third more time."""
 
 
 class RewardConfig(BaseModel):
@@ -122,7 +122,8 @@ class ReferencesConfig(BaseModel):
     """Best references of each prompt that are used."""
 
     refresh_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps after which references are made anew by a running mean of the policy; null keeps the first."""
+    """Optimizer steps after which references are made anew by a running mean of the policy; null keeps the first. A
+    service that leaves a judgement of them without an answer stops the run, and --resume asks again."""
 
     ema_decay: float = Field(default=0.95, ge=0, lt=1)
     """How slowly that running mean follows the policy, per optimizer step."""
@@ -177,7 +178,10 @@ class RegulariserConfig(BaseModel):
 
     pretraining_data: Path | Literal["references"] | None = None
     """JSON lines with `prompt` and `image` for that loss; or `references`, and the run's reference images, made anew or
-    not, draw the policy towards them; null lets the reference policy make the pictures."""
+    not, draw the policy towards them; null lets the reference policy make the pictures. Real or chosen pictures are
+    learned without guidance, as in pre-training: if they were made with guidance, sampling adds to it. The reference
+    policy's are made without guidance, and so hold the policy where it was. FLUX, which is told its guidance, has the
+    run's throughout."""
 
     pretraining_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps after which that loss is left out; null keeps it to the end."""
@@ -242,8 +246,12 @@ class AlignConfig(BaseModel):
     judges: tuple[JudgeConfig, ...] = ()
     """Held-out judges: reward models that see evaluations only, and by which the guard knows hacking."""
 
+    diversity_features: Literal["auto", "pixels"] = "auto"
+    """What the diversity of a prompt's pictures is measured by: `auto` is the vision tower of the first held-out judge,
+    which sees what they show; without judges, and for `pixels`, a grid of colours and edges."""
+
     guard: GuardConfig | None = None
-    """The watch for reward hacking; null trains without one."""
+    """The watch for reward hacking, by the `judges` and at least two prompts; null trains without one."""
 
     batch_size: int = Field(default=8, ge=1)
     """Pictures in one forward pass."""
@@ -319,6 +327,10 @@ class AlignConfig(BaseModel):
             raise ValueError(
                 "guard.action raise_kl has no weight to raise; give regulariser.velocity_weight or method.kl_weight"
             )
+        if self.guard is not None and not self.judges:
+            raise ValueError("guard needs a held-out judge; name in judges a reward model that is none of the rewards")
+        if self.guard is not None and self.evaluation_prompts < 2:
+            raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30")
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self

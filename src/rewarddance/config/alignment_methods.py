@@ -22,7 +22,8 @@ class ReflConfig(BaseModel):
     ReFL's steps 30 to 39 of 40."""
 
     ceiling: float | None = None
-    """Log-odds above which a picture is good enough and gives no gradient; null always pushes on."""
+    """Log-odds above which a picture is good enough and gives no gradient; with several rewards, their mean by weight.
+    Null always pushes on."""
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> "ReflConfig":
@@ -46,7 +47,8 @@ class DraftConfig(BaseModel):
     """Whether the gradient stops at the network's inputs, so that no product of many steps' derivatives forms."""
 
     ceiling: float | None = None
-    """Log-odds above which a picture is good enough and gives no gradient; null always pushes on."""
+    """Log-odds above which a picture is good enough and gives no gradient; with several rewards, their mean by weight.
+    Null always pushes on."""
 
 
 class FlowGrpoConfig(BaseModel):
@@ -72,7 +74,7 @@ class FlowGrpoConfig(BaseModel):
     schedule's total (CPS)."""
 
     noise_level: float = Field(default=0.7, gt=0)
-    """Strength of that noise."""
+    """Strength of that noise; at most 1 for `cps`."""
 
     stochastic_steps: int | None = Field(default=None, ge=1)
     """Length of the window of stochastic steps, which starts at a random step; null for all but the last."""
@@ -91,6 +93,12 @@ class FlowGrpoConfig(BaseModel):
 
     advantage_clip: float = Field(default=5.0, gt=0)
     """Largest advantage."""
+
+    @model_validator(mode="after")
+    def _noise_is_possible(self) -> "FlowGrpoConfig":
+        if self.noise == "cps" and self.noise_level > 1:
+            raise ValueError(f"noise_level ({self.noise_level:g}) is above 1, more noise than cps has; 0.8 is usual")
+        return self
 
 
 class DiffusionNftConfig(BaseModel):

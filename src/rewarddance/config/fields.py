@@ -130,6 +130,8 @@ def _type_in_words(annotation: object) -> str:
         return " or ".join(_type_in_words(option) for option in options)
     if origin is tuple:
         return "list of " + _type_in_words(options[0])
+    if origin is dict:
+        return "keys and values"
     words = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", NoneType: "null"}
     return words[annotation] if isinstance(annotation, type) else str(annotation)
 

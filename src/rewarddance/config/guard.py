@@ -17,8 +17,9 @@ class GuardConfig(BaseModel):
     model_config = _STRICT
 
     action: Action = "roll_back"
-    """What a run does when it hacks: nothing, stop, stop at the best checkpoint, pull harder towards the reference
-    policy, or make new reference images."""
+    """What a run does when it hacks: nothing, stop, stop at the best checkpoint, pull three times as hard towards the
+    reference policy (in all at most 27 times as hard), or make new reference images. After one of the last two, the
+    judges are compared with their best since then."""
 
     cooldown: int = Field(default=3, ge=1)
     """Evaluations from one action to the next."""

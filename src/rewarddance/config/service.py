@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class ServiceConfig(BaseModel):
@@ -35,3 +35,7 @@ class ServiceConfig(BaseModel):
 
     names_tokens: bool = True
     """Whether the answers' token ids are sent along, so that exactly they are listed (vLLM); vendors may refuse it."""
+
+    request_fields: dict[str, JsonValue] = Field(default={})
+    """Fields of every request's JSON that are added or replaced, or left out where they are null: `{max_tokens: null,
+    max_completion_tokens: 1}`."""

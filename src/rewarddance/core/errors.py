@@ -42,6 +42,10 @@ class NonFiniteError(RewardDanceError, ArithmeticError):
     """A loss, reward or gradient that is not finite; names the records of the batch."""
 
 
+class DeviceMemoryError(RewardDanceError, MemoryError):
+    """The GPU's memory is full; says what was saved and which settings need less."""
+
+
 class RewardError(RewardDanceError, RuntimeError):
     """A reward that gave no usable number in any of its tries; names the reward and the cause.
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from rewarddance.core.rationale_text import with_media_swapped
+from rewarddance.core.rationale_text import rationale_when_swapped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,7 +99,7 @@ class Comparison:
             choice=None if self.choice is None else _SWAPPED[self.choice],
             second_preference=None if self.second_preference is None else 1.0 - self.second_preference,
             dimensions={name: _SWAPPED[choice] for name, choice in self.dimensions.items()},
-            rationale=None if self.rationale is None else with_media_swapped(self.rationale),
+            rationale=rationale_when_swapped(self.rationale),
         )
 
     @property
@@ -141,13 +141,18 @@ class JudgementRequest:
 
 
 class Status(StrEnum):
-    """How a judgement ended. Only `OK` carries a score."""
+    """How a judgement ended. Only `OK` carries a score.
+
+    `UNANSWERED` says nothing about the request: whoever was asked gave no reply, and a later one may. Every other
+    failure would come again.
+    """
 
     OK = "ok"
     UNREADABLE_MEDIA = "unreadable_media"
     TOO_LONG = "too_long"
     NON_FINITE = "non_finite"
     UNFINISHED_RATIONALE = "unfinished_rationale"
+    UNANSWERED = "unanswered"
     FAILED = "failed"
 
 

@@ -188,7 +188,10 @@ class _Import:
             return None
         ready = tuple(one if isinstance(one, Media) else record.candidates[index] for index, one in enumerate(found))
         record = replace(record, candidates=ready, source_media=source_media)
-        return record.reordered(self._order(published.record, kept))
+        shown = record.reordered(self._order(published.record, kept))
+        if record.rationale is not None and shown.rationale is None:
+            self.tally.notes["rationale left out: it names a medium in words that cannot change places"] += 1
+        return shown
 
     def _checked(self, file: InputFile, media: Media, embedded: Mapping[Path, bytes]) -> Media | MediaProblem:
         data = embedded.get(media.path)

@@ -11,11 +11,11 @@ from rewarddance.data.records import ComparisonRecord
 def write_with_rationales(
     comparisons: ComparisonSet, rationales: Mapping[str, str], folder: Path, *, only_with_rationale: bool = False
 ) -> int:
-    """Write comparisons anew, in their order, each with its rationale if it has one.
+    """Write comparisons anew, in their order, each with its rationale if it has one here.
 
     Args:
         comparisons: All of a folder, or some.
-        rationales: By comparison id; they replace rationales that are there already.
+        rationales: By comparison id. They are all that is written: a rationale that was there already is left out.
         folder: Where they go; media stay where they are.
         only_with_rationale: Leave out the others.
 
@@ -54,5 +54,5 @@ def _record(comparison: Comparison, splits: Mapping[str, str | None], rationale:
         split=splits[comparison.id] if comparison.id in splits else splits.get(whole),
         source=comparison.source,
         origin=comparison.origin,
-        rationale=rationale if rationale is not None else comparison.rationale,
+        rationale=rationale,
     )

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.rationale_text import with_media_swapped
+from rewarddance.core.rationale_text import rationale_when_swapped
 from rewarddance.core.types import Choice, Comparison, Media
 
 _CHOICES = ("first", "second", "tie")
@@ -108,7 +108,7 @@ class ComparisonRecord:
                 choice=None if self.choice is None else shown.choice,
                 second_preference=None if self.second_preference is None else shown.second_preference,
                 dimensions={name: shown.dimensions[name] for name in self.dimensions},
-                rationale=None if self.rationale is None else with_media_swapped(self.rationale),
+                rationale=rationale_when_swapped(self.rationale),
             )
         return replace(
             record,

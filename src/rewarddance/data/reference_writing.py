@@ -1,19 +1,21 @@
 """Writing a generation of reference images, prompt by prompt: a kill loses at most the prompt at hand.
 
-A prompt counts when its line is on the disk, and its pictures are there before it. Settings of a generation are
-written first; another run with other settings is refused, as its rows would not be comparable.
+A prompt counts when its line is on the disk, and its pictures are there before it. One of which judgements had no
+answer is asked again, and its later line counts. Settings of a generation are written first; another run with other
+settings is refused, as its rows would not be comparable.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.files import sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.types import Status
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import (
     IMAGES_NAME,
@@ -49,14 +51,14 @@ class ReferenceWriter:
         self._done = _rows_by_prompt(self._place / ROWS_NAME)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet; of equal texts, the first."""
-        return _missing(self._done, prompts)
+        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first."""
+        return _missing(self._done.values(), prompts)
 
     def add(self, references: PromptReferences, images: Mapping[int, bytes]) -> None:
         """Store a prompt's tournament.
 
         Args:
-            references: Of a prompt that has no row yet.
+            references: Of a prompt that is missing.
             images: PNG files of the candidates that are kept, by seed.
         """
         # A generation that grows is unfinished until it is finished again.
@@ -93,12 +95,14 @@ class ReferenceWriter:
             prompts=len(rows),
             without_references={name: row["problem"] for name, row in rows.items() if row["problem"] is not None},
             failed_judgements=sum(len(row["failures"]) for row in rows.values()),
+            unanswered={name: _unanswered_in(row) for name, row in rows.items() if _unanswered_in(row)},
             resumed=resumed,
         )
         content = {
             "prompts": summary.prompts,
             "without_references": dict(summary.without_references),
             "failed_judgements": summary.failed_judgements,
+            "unanswered": dict(summary.unanswered),
             "rows_sha256": sha256_of(self._place / ROWS_NAME),
         }
         write_json_atomic(self._summary, content)
@@ -108,7 +112,9 @@ class ReferenceWriter:
 def missing_prompts(
     folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem], generation: int = 0
 ) -> tuple[PromptItem, ...]:
-    """Prompts that have no row yet; of equal texts, the first. Reads only, so it can be asked before a model loads.
+    """Prompts that have no row yet, or one without some answers; of equal texts, the first.
+
+    Reads only, so it can be asked before a model loads.
 
     Raises:
         UsageError: The generation was begun with other settings.
@@ -116,7 +122,7 @@ def missing_prompts(
     place = generation_folder(folder, generation)
     _check_settings(place, settings)
     rows = _whole_lines(place / ROWS_NAME)
-    return _missing({str(row["prompt"]) for row in rows_of(rows, place / ROWS_NAME)}, prompts)
+    return _missing({str(row["prompt"]): row for row in rows_of(rows, place / ROWS_NAME)}.values(), prompts)
 
 
 def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
@@ -161,6 +167,11 @@ def _rows_by_prompt(path: Path) -> dict[str, dict[str, Any]]:
     return {str(row["prompt"]): row for row in rows_of(whole, path)}
 
 
-def _missing(done: Container[str], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+def _unanswered_in(row: Mapping[str, Any]) -> int:
+    return sum(failure["status"] == Status.UNANSWERED for failure in row["failures"])
+
+
+def _missing(rows: Iterable[Mapping[str, Any]], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+    done = {str(row["prompt"]) for row in rows if not _unanswered_in(row)}
     new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
     return tuple(item for item in prompts if new.get(item.prompt) is item)

@@ -2,8 +2,8 @@
 
 A folder holds one or more generations, `generation-0000` and on: the first is made before alignment, later ones by
 the policy on its way. A generation has `settings.json`, `rows.jsonl` (one line a prompt, in the order in which they
-were judged), `images/` (8-bit PNG), and `summary.json`, which is written last: without it the generation is
-unfinished and nobody reads it.
+were judged; of a prompt that was asked again, the last line counts), `images/` (8-bit PNG), and `summary.json`, which
+is written last: without it the generation is unfinished and nobody reads it.
 """
 
 import hashlib
@@ -99,12 +99,14 @@ class ReferenceSummary:
         prompts: How many there are.
         without_references: Prompts whose tournament kept no picture, by id, with the reason.
         failed_judgements: Pairs without a result, over all prompts.
+        unanswered: Prompts of which pairs had no answer, by id, with how many; their tournaments are held again.
         resumed: Prompts that an earlier run had finished; not stored.
     """
 
     prompts: int
     without_references: Mapping[str, str] = field(default_factory=dict)
     failed_judgements: int = 0
+    unanswered: Mapping[str, int] = field(default_factory=dict)
     resumed: int = 0
 
 
@@ -145,7 +147,9 @@ class ReferenceStore:
         content = _bytes(place / ROWS_NAME)
         if hashlib.sha256(content).hexdigest() != summary.get("rows_sha256"):
             raise DataError(f"{place / ROWS_NAME} has changed since it was finished; make the references again")
-        rows = tuple(row_to_references(row, place) for row in rows_of(content, place / ROWS_NAME))
+        found = (row_to_references(row, place) for row in rows_of(content, place / ROWS_NAME))
+        # Of a prompt that was asked again, the later row counts.
+        rows = tuple({row.prompt: row for row in found}.values())
         for media in (media for row in rows for media in (*row.best(), *row.worst())):
             if not media.path.is_file():
                 raise DataError(f"{media.path} is missing; make the references again")

@@ -8,6 +8,7 @@ Differs:
     network's precision. Initial noise is always drawn in float32 on the CPU.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rewarddance.core.errors import UsageError
-from rewarddance.generators.merged_weights import merged_network, network_dtype
+from rewarddance.core.files import write_text_atomic
+from rewarddance.generators.merged_weights import merged, network_dtype
 from rewarddance.generators.protocol import Conditions, ImageSize
 
+_RECORD_NAME = "merged_adapter.json"
 _FROZEN = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 
 
@@ -196,9 +199,16 @@ class PipelineGenerator:
         self._checkpoints_decoder = is_on and vae not in modules
 
     def save(self, folder: Path) -> None:
-        """See `Generator.save`; LoRA adapters that are switched on are added to the weights of the copy."""
-        parts = {**self._pipeline.components, "transformer": merged_network(self._pipeline.transformer)}
+        """See `Generator.save`; LoRA adapters that are switched on are added to the weights of the copy.
+
+        `merged_adapter.json` then says which share of their update the weights' precision took (`rounding`).
+        """
+        tuned = merged(self._pipeline.transformer)
+        parts = {**self._pipeline.components, "transformer": tuned.network}
         type(self._pipeline)(**parts).save_pretrained(folder, safe_serialization=True)
+        if tuned.rounding is not None:
+            record = {"rounding": tuned.rounding, "precision": str(network_dtype(tuned.network)).removeprefix("torch.")}
+            write_text_atomic(folder / _RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
     def _decoder(self, scaled: Tensor) -> Tensor:
         images: Tensor = self._pipeline.vae.decode(scaled, return_dict=False)[0]

@@ -174,6 +174,7 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
             pretraining_steps=run.chosen_steps,
         ),
         optimizer=PolicyOptimizerConfig(learning_rate=run.learning_rate, decay=run.decay),
+        diversity_features="pixels",
         guard=run.guard,
         batch_size=run.batch_size,
         optimizer_steps=run.optimizer_steps,

@@ -2,8 +2,8 @@
 
 A run hacks when its gold falls, after its peak, by at least 5 % of its rise, and by more than gold moves between two
 evaluations for other reasons. The guard and the paper's signal (reward spread alone) judge the same observations; none
-of them has seen gold. Thresholds are fixed on runs of another drawing of the world: other comparisons, prompts,
-references and seeds.
+of them has seen gold. Thresholds of both are fixed on runs of another drawing of the world (`guard_thresholds`): other
+comparisons, prompts, references and seeds. The guard as it is without thresholds of the lab's own stands beside them.
 
 Source:
     RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
@@ -44,10 +44,6 @@ from rewarddance.training.run_folder import RunFolder
 FALL_SHARE = 0.05
 SMALLEST_FALL = 0.01
 """In gold: what 132 pictures of the same noise move by between two evaluations of a policy that has settled."""
-
-LAB_GUARD = GuardConfig(smoothing=1, error_rate=0.2, lone_error_rate=0.2, looks=10)
-"""Fixed on the calibration runs: of 720 settings, one of those that catch most with fewest false alarms, then alarm
-earliest, then keep most gold; a run has ten looks."""
 
 CALIBRATION_DRAWING = 1
 CALIBRATION_SIZES: tuple[BaseSize, ...] = ("nano", "micro")
@@ -128,24 +124,26 @@ def judged(run: Recorded, config: GuardConfig | SpreadConfig) -> dict[str, Any]:
 
 
 def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str, Any]:
-    """One row of the results: gold's curve and both detectors."""
+    """One row of the results: gold's curve and every detector."""
     return {
         "run": run.name,
         "way": run.way,
         **asdict(run.curve),
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
         "guard": judged(run, guard),
+        "guard_defaults": judged(run, GuardConfig()),
         "spread_alone": judged(run, spread),
     }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Catches and false alarms of the guard, and the same of the spread alone."""
+    """Catches and false alarms of the guard, and the same of it at its defaults and of the spread alone."""
     hacks = np.array([row["hacks"] for row in rows])
     return {
         "hacking_runs": int(hacks.sum()),
         "healthy_runs": int((~hacks).sum()),
         **_figures(rows, hacks, "guard"),
+        "guard_defaults": _figures(rows, hacks, "guard_defaults"),
         "spread_alone": _figures(rows, hacks, "spread_alone"),
     }
 

@@ -25,15 +25,19 @@ from rewarddance.objectives.preference import in_full_precision
 History: TypeAlias = Literal["kept", "cut"]
 
 
-def refl_loss(reward: Float[Tensor, " batch"], ceiling: float | None = None) -> Float[Tensor, " batch"]:
+def refl_loss(
+    reward: Float[Tensor, " batch"], ceiling: float | None = None, log_odds: Float[Tensor, " batch"] | None = None
+) -> Float[Tensor, " batch"]:
     r"""What reward is still missing.
 
     $$L = \max(0,\ c - r), \qquad\text{or } -r \text{ without a ceiling}$$
 
     Args:
-        reward: Log-odds, with gradient down to the pixels.
-        ceiling: Reward that is enough: samples above it teach nothing, so that nobody pushes them further to please
+        reward: What is climbed, with gradient down to the pixels.
+        ceiling: Log-odds that are enough: samples above it teach nothing, so that nobody pushes them further to please
             the reward model. 2 log-odds are a score of 0.88. None asks for ever more.
+        log_odds: What the ceiling is compared with, where `reward` is on another scale: the loss is what is missing of
+            them, its gradient that of `reward`. None where `reward` is in log-odds itself.
 
     Returns:
         One loss a sample; not averaged, not scaled.
@@ -43,7 +47,11 @@ def refl_loss(reward: Float[Tensor, " batch"], ceiling: float | None = None) -> 
         Differs: the ceiling is in log-odds of a yes/no reward, where thresholds of other rewards mean nothing.
     """
     precise = in_full_precision(reward)
-    return -precise if ceiling is None else torch.relu(ceiling - precise)
+    if ceiling is None:
+        return -precise
+    judged = precise.detach() if log_odds is None else in_full_precision(log_odds.detach())
+    missing = (ceiling - judged) - (precise - precise.detach())
+    return torch.where(judged < ceiling, missing, torch.zeros_like(missing))
 
 
 def network_input(latents: Float[Tensor, " batch *latent"], history: History) -> Float[Tensor, " batch *latent"]:

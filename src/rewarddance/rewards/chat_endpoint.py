@@ -57,6 +57,8 @@ class EndpointSettings:
         deadline_seconds: For one try, from connecting to the last byte.
         backoff_seconds: Pause before the second try; doubled before each further one.
         longest_wait_seconds: Longest pause; a service that asks for a longer one has failed.
+        request_fields: Fields of every request's JSON that are added or replaced, or left out where they are None:
+            reasoning models take `max_completion_tokens` in place of `max_tokens`, and no `temperature`.
     """
 
     url: str
@@ -67,6 +69,7 @@ class EndpointSettings:
     deadline_seconds: float = 120.0
     backoff_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
+    request_fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -78,6 +81,7 @@ class EndpointSettings:
         has_time = self.deadline_seconds > 0 and self.backoff_seconds >= 0 and self.longest_wait_seconds >= 0
         if not (self.model and self.concurrency >= 1 and self.tries >= 1 and has_time):
             raise UsageError("a service needs a model's name, a concurrency and tries of 1 or more, and a deadline")
+        _refuse_fixed_fields(self.request_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class ChatRequest:
         max_tokens: Longest reply.
         temperature: 0 for the likeliest text; log-probabilities are only those of the model at 1.
         seed: For services that draw repeatably; None for none.
-        must_finish: Whether a reply that was cut at `max_tokens` is a failure.
+        must_finish: Whether a reply that was cut at `max_tokens`, or broken off, is a failure.
         top_log_probabilities: Chances of the first token that are asked for; 0 for none.
         extra: Further fields of the request's JSON.
     """
@@ -251,19 +255,7 @@ class ChatEndpoint:
             }
             for part in request.parts
         ]
-        body: dict[str, Any] = {
-            "model": self.settings.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "n": 1,
-            "stream": False,
-        }
-        if request.seed is not None:
-            body["seed"] = request.seed
-        if request.top_log_probabilities:
-            body |= {"logprobs": True, "top_logprobs": request.top_log_probabilities}
-        return body | dict(request.extra)
+        return {"messages": [{"role": "user", "content": content}], **sent_fields(self.settings, request)}
 
     def _pause(self, tried: int) -> float:
         longest: float = min(self.settings.backoff_seconds * 2.0 ** (tried - 1), self.settings.longest_wait_seconds)
@@ -277,10 +269,38 @@ class ChatEndpoint:
     def _without_key(self, outcome: ChatOutcome) -> ChatOutcome:
         if self._key is None:
             return outcome
-        if isinstance(outcome, ChatReply):
-            return replace(outcome, text=outcome.text.replace(self._key, _HIDDEN))
         text = None if outcome.text is None else outcome.text.replace(self._key, _HIDDEN)
+        if isinstance(outcome, ChatReply):
+            return replace(outcome, text=text)
         return replace(outcome, message=outcome.message.replace(self._key, _HIDDEN), text=text)
+
+
+def sent_fields(settings: EndpointSettings, request: ChatRequest) -> dict[str, Any]:
+    """The JSON of a request without what is asked: everything else that its reply depends on."""
+    fields: dict[str, Any] = {
+        "model": settings.model,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "n": 1,
+        "stream": False,
+    }
+    if request.top_log_probabilities:
+        fields |= {"logprobs": True, "top_logprobs": request.top_log_probabilities}
+    fields |= {**request.extra, **settings.request_fields}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _refuse_fixed_fields(fields: Mapping[str, Any]) -> None:
+    """Keep what a request is about, and the form of its reply.
+
+    Raises:
+        UsageError: A field is not to be changed.
+    """
+    changed = [name for name in ("model", "messages") if name in fields]
+    changed += [name for name in ("n", "stream") if fields.get(name) is not None]
+    if changed:
+        raise UsageError(f"the request field {changed[0]} is not to be changed; leave it out of the request fields")
 
 
 def _taken(ended: "SimpleQueue[tuple[int, ChatOutcome | BaseException]]") -> tuple[int, ChatOutcome]:

@@ -45,6 +45,9 @@ PASSING = frozenset(
 )
 """Failures that another try may mend; the others would come again."""
 
+_FINISHED = (None, "stop", "eos", "end_turn", "eos_token", "stop_sequence")
+"""Why a whole text ends. Services have many words for a text that does not: `abort`, `error`, `tool_calls`."""
+
 _REFUSING_CODES = ("content_filter", "content_policy_violation")
 
 
@@ -61,7 +64,7 @@ class ChatReply:
     """What the service said.
 
     Attributes:
-        text: The whole message.
+        text: The whole message; None where there is none beside the log-probabilities that were asked for.
         first_token: Chances of the first token, most in no order; empty when they were not asked for.
         finish_reason: The service's word for why it ended, if it gave one.
         prompt_tokens: Tokens read, as the service counts them.
@@ -69,7 +72,7 @@ class ChatReply:
         tries: How often it was asked, this time included.
     """
 
-    text: str
+    text: str | None
     first_token: tuple[TokenChance, ...] = ()
     finish_reason: str | None = None
     prompt_tokens: int | None = None
@@ -99,8 +102,8 @@ def read_reply(body: bytes, *, wants_log_probabilities: bool, must_finish: bool)
 
     Args:
         body: As it came.
-        wants_log_probabilities: Whether a reply without them is a failure.
-        must_finish: Whether a reply that was cut at the limit of tokens is a failure.
+        wants_log_probabilities: Whether a reply without them is a failure, and one with nothing else is none.
+        must_finish: Whether a reply that was cut at the limit of tokens, or broken off, is a failure.
     """
     try:
         content = json.loads(body)
@@ -113,9 +116,12 @@ def read_reply(body: bytes, *, wants_log_probabilities: bool, must_finish: bool)
     text = _text_of(message.get("content"))
     failure = _unusable(message, reason, text, must_finish)
     chances = _first_token(choice.get("logprobs")) if wants_log_probabilities and failure is None else ()
-    if failure is not None or text is None or isinstance(chances, ChatFailure):
-        malformed = ChatFailure(FailureKind.MALFORMED, f"the reply holds no text: {quoted(body)}")
-        return failure or (chances if isinstance(chances, ChatFailure) else malformed)
+    if isinstance(chances, ChatFailure):
+        return chances
+    if text is None and not wants_log_probabilities:
+        failure = failure or ChatFailure(FailureKind.MALFORMED, f"the reply holds no text: {quoted(body)}")
+    if failure is not None:
+        return failure
     usage = content.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return ChatReply(
@@ -134,6 +140,8 @@ def _unusable(message: Mapping[str, Any], reason: object, text: str | None, must
         return ChatFailure(FailureKind.REFUSED, f"the model refused: {quoted(str(said))}", text=text)
     if must_finish and reason == "length":
         return ChatFailure(FailureKind.CUT_SHORT, "the text did not end within the allowed tokens", text=text)
+    if must_finish and reason not in _FINISHED:
+        return ChatFailure(FailureKind.BROKEN_OFF, f"the text ended with {quoted(str(reason))}", text=text)
     return None
 
 

@@ -19,11 +19,14 @@ from rewarddance.rewards.answers import AnswerTokens
 from rewarddance.rewards.backbones.kept_pictures import KeptPictures
 from rewarddance.rewards.backbones.protocol import AttentionMode, Picture
 from rewarddance.rewards.chat_endpoint import ChatEndpoint, ChatOutcome, ChatRequest
-from rewarddance.rewards.chat_replies import ChatFailure
+from rewarddance.rewards.chat_replies import ChatFailure, FailureKind
 from rewarddance.rewards.judging import Answer, Failure
 from rewarddance.rewards.png_files import png_file
 from rewarddance.rewards.questions import Question
 from rewarddance.rewards.served_answers import served_answer
+
+# The service did answer, and would answer the same again; every other failure may be mended between two runs.
+_ABOUT_THE_QUESTION = (FailureKind.REFUSED, FailureKind.REJECTED, FailureKind.CUT_SHORT, FailureKind.NO_ANSWER)
 
 _NOT_HERE = "the model is behind a service, which gives judgements only; load its folder for everything else"
 
@@ -93,6 +96,7 @@ class ServedBackbone:
     answer_states = _refuse
     last_hidden = _refuse
     begin = _refuse
+    picture_vectors = _refuse
     label_rows = _refuse
     set_image_limits = _refuse
     save = _refuse
@@ -121,7 +125,8 @@ class ServedBackbone:
 
 def _failure(failure: ChatFailure) -> Failure:
     times = "" if failure.tries == 1 else f" ({failure.tries} tries)"
-    return Failure(Status.FAILED, f"{failure.kind.value}: {failure.message}{times}")
+    status = Status.FAILED if failure.kind in _ABOUT_THE_QUESTION else Status.UNANSWERED
+    return Failure(status, f"{failure.kind.value}: {failure.message}{times}")
 
 
 def _file_of(picture: Picture) -> bytes:

@@ -1,8 +1,9 @@
 """The folder of a search, written prompt by prompt: a kill loses at most the prompt at hand.
 
 `settings.json` comes first, and another search with other settings is refused. A prompt counts when its line in
-`rows.jsonl` is on the disk; its winner, its strip and its candidates are there before it. `contact_sheet.png`,
-`budget.json` and `summary.json` are written when every prompt is done.
+`rows.jsonl` is on the disk; its winner, its strip and its candidates are there before it. A prompt of which judgements
+had no answer is searched again, and its later line counts. `contact_sheet.png`, `budget.json` and `summary.json` are
+written when every prompt is done.
 """
 
 import json
@@ -20,7 +21,7 @@ from rewarddance.search.budget import Budget
 from rewarddance.search.contact_sheet import stacked, strip_of
 from rewarddance.search.pictures import is_whole, picture_of, png_of
 from rewarddance.search.results import SearchResult
-from rewarddance.search.rows import budget_of, row_of, watch_of
+from rewarddance.search.rows import budget_of, row_of, unanswered_in, watch_of
 from rewarddance.search.watch import Watch, WatchSummary, summarise
 
 SETTINGS_NAME, ROWS_NAME, SHEET_NAME = "settings.json", "rows.jsonl", "contact_sheet.png"
@@ -38,6 +39,7 @@ class SearchSummary:
         prompts: How many there are.
         without_winner: Prompts of which no candidate could be judged, by id, with the reason.
         failed_judgements: Pictures of which the verifier had nothing to say, over all prompts.
+        unanswered: Prompts of which judgements had no answer, by id, with how many; they are searched again.
         stated: Evaluations announced.
         spent: Evaluations counted.
         watch: What the held-out judge saw; None without one.
@@ -48,6 +50,7 @@ class SearchSummary:
     prompts: int
     without_winner: Mapping[str, str] = field(default_factory=dict)
     failed_judgements: int = 0
+    unanswered: Mapping[str, int] = field(default_factory=dict)
     stated: Budget = field(default_factory=Budget)
     spent: Budget = field(default_factory=Budget)
     watch: WatchSummary | None = None
@@ -81,21 +84,30 @@ class SearchWriter:
         self._done = _rows_by_prompt(folder / ROWS_NAME)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet; of equal texts, the first."""
+        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first."""
         return _without(self._done, prompts)
 
-    def add(self, item: PromptItem, result: SearchResult, watch: Watch | None = None) -> None:
-        """Store the search of a prompt that has no row yet."""
+    def add(self, item: PromptItem, result: SearchResult, watch: Watch | None = None, unanswered: int = 0) -> None:
+        """Store the search of a prompt.
+
+        Args:
+            item: One of those that are missing.
+            result: Its search.
+            watch: What the held-out judge saw, if there is one.
+            unanswered: Judgements to which there was no answer.
+        """
         for name in (SUMMARY_NAME, BUDGET_NAME, SHEET_NAME):  # true of fewer prompts
             (self._folder / name).unlink(missing_ok=True)
         key = prompt_key(item.prompt)
+        if item.prompt in self._done:
+            self._forget_pictures(key)
         pictures = self._kept_candidates(result, key)
         if result.winner is not None:
             name = f"{WINNERS_NAME}/{key}.png"
             write_bytes_atomic(self._folder / name, png_of(picture_of(result.winner.pixels)))
             pictures.setdefault(result.order[0], name)
         write_bytes_atomic(self._folder / STRIPS_NAME / f"{key}.png", png_of(strip_of(result)))
-        row = row_of(item, result, watch, pictures)
+        row = row_of(item, result, watch, pictures, unanswered)
         with (self._folder / ROWS_NAME).open("ab") as file:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             file.flush()
@@ -121,6 +133,12 @@ class SearchWriter:
         write_json_atomic(self._folder / SUMMARY_NAME, content)
         return summary
 
+    def _forget_pictures(self, key: str) -> None:
+        """Another search of the prompt may have no winner, or fewer candidates."""
+        for name in (WINNERS_NAME, CANDIDATES_NAME):
+            for path in (self._folder / name).glob(f"{key}*.png"):
+                path.unlink()
+
     def _kept_candidates(self, result: SearchResult, key: str) -> dict[int, str]:
         if self._keep == "winners":
             return {}
@@ -133,7 +151,7 @@ class SearchWriter:
 
 
 def missing_prompts(folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-    """Prompts that have no row yet. Reads only, so it can be asked before a model loads.
+    """Prompts that have no row yet, or one without some answers. Reads only: it can be asked before a model loads.
 
     Raises:
         UsageError: The search was begun with other settings.
@@ -171,6 +189,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
         prompts=len(rows),
         without_winner={row["id"]: row["problem"] for row in rows if row["winner"] is None},
         failed_judgements=sum(row["failed_judgements"] for row in rows),
+        unanswered={row["id"]: unanswered_in(row) for row in rows if unanswered_in(row)},
         stated=sum((budget_of(row["stated"]) for row in rows), Budget()),
         spent=sum((budget_of(row["spent"]) for row in rows), Budget()),
         watch=summarise(watches) if watches else None,
@@ -179,7 +198,8 @@ def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
     )
 
 
-def _without(done: Mapping[str, object], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+def _without(rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
+    done = {prompt for prompt, row in rows.items() if not unanswered_in(row)}
     new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
     return tuple(item for item in prompts if new.get(item.prompt) is item)
 

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import Judgement, Ranking
@@ -32,6 +32,7 @@ from rewarddance.data.references import (
 from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.generators.sampling import generate as generate_pictures
 from rewarddance.rewards.instructions import instruction_argument
+from rewarddance.search.attendance import Attendance
 from rewarddance.search.pictures import is_whole, picture_of, png_of
 
 MOST_CANDIDATES = 16
@@ -93,7 +94,7 @@ def make_references(
     generation: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> ReferenceSummary:
-    """Hold the tournament of every prompt that has none yet, storing each as it ends.
+    """Hold the tournament of every prompt that has none yet, or one without some answers, storing each as it ends.
 
     Args:
         generate: Makes candidates.
@@ -106,13 +107,15 @@ def make_references(
 
     Raises:
         UsageError: The generation was begun with other settings.
+        ModelError: The judge answers no more; of the prompt at hand, nothing is stored.
     """
+    attendance = Attendance()
     writer = ReferenceWriter(folder, asdict(settings), generation)
     missing = writer.missing(prompts)
     distinct = len({item.prompt for item in prompts})
     for done, item in enumerate(missing, start=distinct - len(missing)):
         _report(on_progress, done)
-        references, images = hold_tournament(generate, model, item, settings, generation)
+        references, images = hold_tournament(generate, model, item, settings, generation, attendance)
         writer.add(references, images)
     _report(on_progress, distinct)
     return writer.finish(prompts, resumed=distinct - len(missing))
@@ -136,13 +139,19 @@ def reference_refresher(
 
     Returns:
         A function of the policy and the optimizer step, which numbers the generation. Called again for a step, as by
-        a run that was killed and resumed, it goes on with what is there, or reads it when it is finished.
+        a run that was killed and resumed, it goes on with what is there, or reads it when it is finished. It raises
+        `ModelError` while judgements have no answer: a later policy must not make up for them.
     """
 
     def refresh(generator: Generator, optimizer_step: int) -> ReferenceStore:
         label = f"{settings.generator}, tuned for {optimizer_step} optimizer steps"
         own = replace(settings, generator=label)
-        make_references(pictures(generator), model, prompts, folder, own, optimizer_step)
+        made = make_references(pictures(generator), model, prompts, folder, own, optimizer_step)
+        if made.unanswered:
+            raise ModelError(
+                f"the judge of new reference images gave no answer for {len(made.unanswered)} of {made.prompts} "
+                "prompts; resume the run to ask it again for those"
+            )
         return ReferenceStore.open(folder, optimizer_step)
 
     return refresh
@@ -164,13 +173,29 @@ def pictures_of(
 
 
 def hold_tournament(
-    generate: Generate, model: Ranker, item: PromptItem, settings: TournamentSettings, generation: int = 0
+    generate: Generate,
+    model: Ranker,
+    item: PromptItem,
+    settings: TournamentSettings,
+    generation: int = 0,
+    attendance: Attendance | None = None,
 ) -> tuple[PromptReferences, dict[int, bytes]]:
     """Rank one prompt's candidates.
+
+    Args:
+        generate: Makes candidates.
+        model: Judges them.
+        item: The prompt.
+        settings: What decides the result.
+        generation: Part of the candidates' seeds.
+        attendance: Notices a judge that has gone; None for one tournament alone.
 
     Returns:
         The result, and the PNG files of the candidates that are kept, by seed. What is judged is what is stored:
         8-bit pictures.
+
+    Raises:
+        ModelError: The judge has gone.
     """
     seeds = candidate_seeds(item.prompt, settings, generation)
     pixels = generate([item.prompt] * len(seeds), seeds)
@@ -181,6 +206,8 @@ def hold_tournament(
     own = [seeds[index] for index in whole]
     named = None if settings.instruction is None else instruction_argument(settings.instruction)
     ranking = model.rank(item.prompt, list(pictures.values()), named)
+    if attendance is not None:
+        attendance.note(ranking.judgements)
     candidates, failures = _results(own, ranking)
     broken = [seed for seed in seeds if seed not in pictures]
     candidates += [ReferenceCandidate(seed, 0, None, None) for seed in broken]

@@ -10,7 +10,9 @@ from rewarddance.search.results import SearchResult
 from rewarddance.search.watch import Watch
 
 
-def row_of(item: PromptItem, result: SearchResult, watch: Watch | None, pictures: Mapping[int, str]) -> dict[str, Any]:
+def row_of(
+    item: PromptItem, result: SearchResult, watch: Watch | None, pictures: Mapping[int, str], unanswered: int = 0
+) -> dict[str, Any]:
     """What is stored of a prompt.
 
     Args:
@@ -18,6 +20,7 @@ def row_of(item: PromptItem, result: SearchResult, watch: Watch | None, pictures
         result: Its search.
         watch: What the held-out judge saw, if there is one.
         pictures: Files of the candidates that are kept, by index.
+        unanswered: Judgements to which there was no answer, those of the held-out judge included.
     """
     places = {index: place for place, index in enumerate(result.order, start=1)}
     candidates = [
@@ -48,12 +51,18 @@ def row_of(item: PromptItem, result: SearchResult, watch: Watch | None, pictures
         "winner": result.order[0] if result.order else None,
         "problem": result.problem,
         "failed_judgements": result.failed_judgements,
+        "unanswered_judgements": unanswered,
         "stated": asdict(result.stated),
         "spent": asdict(result.spent),
         "watch": None if watch is None else asdict(watch),
         "candidates": candidates,
         "looks": looks,
     }
+
+
+def unanswered_in(row: Mapping[str, Any]) -> int:
+    """Judgements of a stored row to which there was no answer; while there are any, the prompt counts as missing."""
+    return int(row.get("unanswered_judgements", 0))
 
 
 def budget_of(values: Mapping[str, int]) -> Budget:

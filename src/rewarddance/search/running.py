@@ -1,12 +1,13 @@
 """A search over a list of prompts, stored as it goes; and what it will cost, before it starts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewarddance.data.prompts import PromptItem
 from rewarddance.generators.protocol import Generator
 from rewarddance.search import best_of_n, particles, path_search
+from rewarddance.search.attendance import AttendedJudge
 from rewarddance.search.bench import Drawing
 from rewarddance.search.best_of_n import BestOfNSettings, best_of_n_budget
 from rewarddance.search.budget import Budget
@@ -81,19 +82,27 @@ def run_searches(
     writer: SearchWriter,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> SearchSummary:
-    """Search for every prompt that has no row yet, storing each as it ends.
+    """Search for every prompt that has no row yet, or one without some answers, storing each as it ends.
 
     Args:
         search: What to do.
         prompts: At least one; equal texts are one prompt.
         writer: Of the folder.
         on_progress: Called with the number of prompts that are done.
+
+    Raises:
+        ModelError: The verifier or the judge answers no more; of the prompt at hand, nothing is stored.
     """
+    verifier = AttendedJudge(search.verifier.model)
+    judge = None if search.judge is None else AttendedJudge(search.judge)
+    search = replace(search, verifier=replace(search.verifier, model=verifier), judge=judge)
+    asked = [one.attendance for one in (verifier, judge) if one is not None]
     distinct = len({item.prompt for item in prompts})
     missing = writer.missing(prompts)
     resumed = distinct - len(missing)
     for done, item in enumerate(missing, start=resumed):
         on_progress(done)
+        before = sum(one.unanswered for one in asked)
         result = search.run(item.prompt)
         seen = None
         if search.judge is not None:
@@ -106,6 +115,6 @@ def run_searches(
                 search.drawing,
                 search.judge_instruction,
             )
-        writer.add(item, result, seen)
+        writer.add(item, result, seen, sum(one.unanswered for one in asked) - before)
     on_progress(distinct)
     return writer.finish(prompts, resumed)

@@ -245,9 +245,9 @@ def _encoded(source: MediaSource) -> str:
 
 def _judgement(reply: _Reply, request: JudgementRequest) -> Judgement:
     if reply.status != http.client.OK:
-        return Judgement(
-            _STATUSES.get(reply.code, Status.FAILED), message=f"the service answered {reply.code}", id=request.id
-        )
+        is_answered = reply.status != 0 and reply.status not in _TRANSIENT
+        status = _STATUSES.get(reply.code, Status.FAILED) if is_answered else Status.UNANSWERED
+        return Judgement(status, message=f"the service answered {reply.code}", id=request.id)
     body = reply.body
     score, reward = body.get("score"), body.get("reward")
     # The other end may be anything, so a number counts only if it can be one.

@@ -91,16 +91,27 @@ def decoder_values(vae: Mapping[str, Any], side: Side, is_checkpointed: bool, ha
     return sum(maps) + max(kept) if is_checkpointed else sum(kept)
 
 
-def judge_values(config: Mapping[str, Any], side: Side) -> int:
-    """Values that judging one picture against one reference in both orders keeps."""
+def judge_values(
+    config: Mapping[str, Any], side: Side, is_checkpointed: bool, comparisons: int = 1, references: int = 1
+) -> int:
+    """Values that judging one picture in both orders keeps.
+
+    Args:
+        config: Of the vision-language model.
+        side: Of the picture.
+        is_checkpointed: Only the input of each layer is kept, and one layer at a time is computed again.
+        comparisons: How often it is compared.
+        references: Reference images in each comparison.
+    """
     text = config.get("text_config") or config
     vision = config.get("vision_config") or {}
     picture = _picture_tokens(config, vision, side)
-    language = _layers(2 * picture + _QUESTION_TOKENS, _width(text), _depth(text), is_checkpointed=False)
+    tokens = (1 + references) * picture + _QUESTION_TOKENS
+    language = _layers(tokens, _width(text), _depth(text), is_checkpointed)
     patch = vision.get("patch_size", 14)
     cell = int(patch[0] if isinstance(patch, list) else patch)
-    tower = _layers((side.height // cell) * (side.width // cell), _width(vision), _depth(vision), is_checkpointed=False)
-    return 2 * language + tower
+    tower = _layers((side.height // cell) * (side.width // cell), _width(vision), _depth(vision), is_checkpointed)
+    return comparisons * (2 * language + tower)
 
 
 def _layers(tokens: int, width: int, layers: int, is_checkpointed: bool) -> int:

@@ -9,13 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from rewarddance.config.alignment import AlignConfig
-from rewarddance.core.errors import RewardError
+from rewarddance.core.errors import ModelError, RewardError
 from rewarddance.generators.protocol import Generator
-from rewarddance.training.alignment_run import AlignmentReport, ExtraCurves, RefreshReferences
+from rewarddance.training.alignment_progress import AlignmentProgress
+from rewarddance.training.alignment_run import AlignmentReport, AlignmentRun, ExtraCurves, RefreshReferences
 from rewarddance.training.alignment_start import start_alignment
+from rewarddance.training.device_memory import full_memory_in_words
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.memory_plan import memory_advice
 from rewarddance.training.pause_points import reached
 from rewarddance.training.reward_signal import RewardSignal
 from rewarddance.training.stop_signal import stop_on_sigterm
@@ -84,14 +89,32 @@ def align(
 
     Raises:
         UsageError: The folder holds a run already, or parts of the config do not fit each other or the run to resume.
-        ModelError: A model cannot be loaded.
+        ModelError: A model cannot be loaded, or the judge of new reference images is away; then as for RewardError.
         DataError: A list of prompts, or the references, cannot be used.
         RewardError: A reward gave no usable numbers; what was done so far is saved, and the run can be resumed.
+        DeviceMemoryError: The GPU's memory is full; likewise, unless it happened in the middle of an update.
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
     """
-    run = start_alignment(config, generator, reward, judges, guard, references, evaluate, refresh_references, resume)
-    progress, total = run.progress, config.optimizer_steps
+    with full_memory_in_words(memory_advice(config)):
+        run = start_alignment(
+            config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
+        )
+        progress = _tuned(run, on_step)
+        is_over = run.is_over(progress)
+        return AlignmentResult(
+            folder=run.folder.path,
+            generator_folder=run.finish(progress) if is_over else None,
+            optimizer_steps=progress.optimizer_step,
+            ending=(progress.ending or "complete") if is_over else "interrupted",
+            verdict=progress.verdict,
+            best_step=progress.best_step,
+        )
+
+
+def _tuned(run: AlignmentRun, on_step: Callable[[AlignmentReport], None] | None) -> AlignmentProgress:
+    """Update after update, from where the run stands to its end."""
+    progress, total = run.progress, run.config.optimizer_steps
     # Lines of step 0 stay only if a checkpoint knows of them.
     resumed_step = -1 if run.saved is None else progress.optimizer_step
     with (
@@ -107,11 +130,9 @@ def align(
                     progress = run.evaluated(run.refreshed(progress), evaluations, observations)
                 is_last = stop.is_made or run.is_over(progress)
                 if is_last or run.is_save_due(progress):
-                    for log in (metrics, evaluations, observations):
-                        log.sync()
-                    run.save(progress)
+                    run.save(progress, metrics, evaluations, observations)
                 if is_last:
-                    break
+                    return progress
                 reached("step:started")
                 began = time.perf_counter()
                 for parts in run.updates(progress.optimizer_step):
@@ -123,15 +144,7 @@ def align(
                     began = ended
                     if on_step is not None:
                         on_step(report)
-        except RewardError:
-            run.save(progress)
+        except (RewardError, ModelError, torch.OutOfMemoryError):
+            if run.is_whole:
+                run.save(progress, metrics, evaluations, observations)
             raise
-    is_over = run.is_over(progress)
-    return AlignmentResult(
-        folder=run.folder.path,
-        generator_folder=run.finish(progress) if is_over else None,
-        optimizer_steps=progress.optimizer_step,
-        ending=(progress.ending or "complete") if is_over else "interrupted",
-        verdict=progress.verdict,
-        best_step=progress.best_step,
-    )

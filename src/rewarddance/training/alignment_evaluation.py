@@ -16,7 +16,7 @@ from rewarddance.core.seeding import derive_seed
 from rewarddance.objectives.flow import ode_step
 from rewarddance.objectives.kl import velocity_distance
 from rewarddance.training.guard import Guard
-from rewarddance.training.guard_observation import HeldOutJudge, Observation, observe
+from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, observe
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.reward_signal import image_from_pixels
 from rewarddance.training.workbench import Workbench
@@ -60,10 +60,19 @@ class Evaluated:
 
 
 class Evaluation:
-    """The same prompts and noise at every call."""
+    """The same prompts and noise at every call.
+
+    Attributes:
+        prompts: Each once.
+    """
 
     def __init__(
-        self, bench: Workbench, prompts: tuple[str, ...], judges: Mapping[str, HeldOutJudge], guard: Guard | None
+        self,
+        bench: Workbench,
+        prompts: tuple[str, ...],
+        judges: Mapping[str, HeldOutJudge],
+        guard: Guard | None,
+        features: Features | None = None,
     ) -> None:
         """Choose the noise.
 
@@ -72,11 +81,14 @@ class Evaluation:
             prompts: Each once.
             judges: Held-out judges; the guard has its own.
             guard: Who watches; None for nobody.
+            features: What diversity is measured by where nobody watches; the guard has its own. None for colours and
+                edges.
         """
         self._bench = bench
-        self._prompts = prompts
+        self.prompts = prompts
         self._judges = judges
         self._guard = guard
+        self._features = features
         self._samples = bench.config.evaluation_samples
         self._batch_size = bench.config.evaluation_batch_size or bench.config.batch_size
 
@@ -87,13 +99,13 @@ class Evaluation:
         Raises:
             RewardError: A reward or judge gave no usable numbers.
         """
-        asked = tuple(prompt for prompt in self._prompts for _ in range(self._samples))
+        asked = tuple(prompt for prompt in self.prompts for _ in range(self._samples))
         made = [self._pictures(asked, first) for first in range(0, len(asked), self._batch_size)]
         pixels = torch.cat([pictures.pixels for pictures in made])
         distance = float(torch.cat([pictures.distance for pictures in made]).mean())
         proxy = [value for pictures in made for value in pictures.proxy.tolist()]
         if self._guard is None:
-            seen = observe(optimizer_step, pixels, asked, proxy, self._judges, distance=distance)
+            seen = observe(optimizer_step, pixels, asked, proxy, self._judges, self._features, distance)
             return Evaluated(pixels, seen, None)
         verdict = self._guard.check(optimizer_step, pixels, asked, proxy, distance)
         return Evaluated(pixels, self._guard.observations[-1], verdict)
@@ -102,7 +114,7 @@ class Evaluation:
         self, pixels: Float[Tensor, "pictures 3 height width"], folder: Path, optimizer_step: int
     ) -> None:
         """Store pictures of the first prompts as `step-00000100/PROMPT-SAMPLE.png`, and the prompts beside them."""
-        shown = self._prompts[: self._bench.config.sample_prompts]
+        shown = self.prompts[: self._bench.config.sample_prompts]
         place = folder / f"step-{optimizer_step:08d}"
         place.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in shown)

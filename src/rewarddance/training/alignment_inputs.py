@@ -1,6 +1,6 @@
 """What a config names, loaded: generator, rewards, held-out judges, prompts, reference images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from rewarddance.config.alignment import AlignConfig, JudgeConfig, ReferencesCon
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import read_prompts
-from rewarddance.data.references import ReferenceStore
+from rewarddance.data.references import PromptReferences, ReferenceStore
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.protocol import Generator
 from rewarddance.rewards.instructions import instruction_argument
@@ -19,7 +19,7 @@ from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved
-from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.guard_observation import Features, HeldOutJudge
 from rewarddance.training.reward_signal import (
     ReferenceImage,
     ReferenceUse,
@@ -76,7 +76,8 @@ def configured_reward(
         if isinstance(model, RemoteRewardModel):
             rewards.append(served_reward(model, name, reward.weight, criteria))
         else:
-            rewards.append(reward_from_model(model, name, reward.weight, criteria))
+            is_checkpointed = config.generator.gradient_checkpointing
+            rewards.append(reward_from_model(model, name, reward.weight, criteria, is_checkpointed))
     return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
 
 
@@ -115,6 +116,20 @@ def configured_judges(
     }
 
 
+@runtime_checkable
+class PictureFeatures(Protocol):
+    """A held-out judge that also says what it sees."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Frozen features of pictures (batch, 3, height, width) in [0, 1], one row each."""
+
+
+def diversity_features(config: AlignConfig, judges: Mapping[str, HeldOutJudge]) -> Features | None:
+    """What the diversity of pictures is measured by; None for their colours and edges."""
+    first = next(iter(judges.values()), None)
+    return first.features if config.diversity_features == "auto" and isinstance(first, PictureFeatures) else None
+
+
 class _HeldOutModel:
     """A reward model as the guard calls it; a failing one makes no number."""
 
@@ -123,6 +138,7 @@ class _HeldOutModel:
     ) -> None:
         reward = reward_from_model(model, name, instruction=_criteria(judge.instruction))
         self._device = next(model.module.parameters()).device
+        self._backbone = model.backbone
         self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
         self._references = references
         self._batch_size = config.evaluation_batch_size or config.batch_size
@@ -136,6 +152,14 @@ class _HeldOutModel:
             values = self._signal.judge(shown, asked, self._references(asked), optimizer_step=0, is_training=False)
             rewards += values.proxy.tolist()
         return rewards
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """See `PictureFeatures`; those of the vision tower."""
+        made: list[Tensor] = []
+        for some in torch.split(pixels, self._batch_size):
+            pictures = [self._backbone.picture_from_pixels(one) for one in some.to(self._device)]
+            made.append(self._backbone.picture_vectors(pictures))
+        return torch.cat(made)
 
 
 def training_prompts(config: AlignConfig) -> tuple[str, ...]:
@@ -152,9 +176,12 @@ def evaluation_prompts(config: AlignConfig, training: Sequence[str]) -> tuple[st
 
     Raises:
         DataError: The list cannot be used.
+        UsageError: The guard, which compares prompts, would see one alone.
     """
     held_out = config.prompts.held_out
     prompts = training if held_out is None else tuple(dict.fromkeys(item.prompt for item in read_prompts(held_out)))
+    if config.guard is not None and len(prompts) < 2:
+        raise UsageError(f"{held_out or config.prompts.train} has one prompt, and the guard needs at least two")
     order = numpy_rng(config.seed, "evaluation prompts").permutation(len(prompts))
     return tuple(prompts[place] for place in sorted(order[: config.evaluation_prompts].tolist()))
 
@@ -186,18 +213,30 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
             f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
             "run `rewarddance references` on all prompts of the run, those of evaluations included"
         )
-    return stored_references(store, config.references.count)
+    kept, count = store.settings.get("top"), config.references.count
+    if kept is not None and count > kept:
+        raise UsageError(
+            f"references.count is {count}, and {folder} keeps {kept} of each prompt; "
+            f"lower it, or make references with --top {count}"
+        )
+    return stored_references(store, count)
 
 
 @runtime_checkable
-class BestPictures(Protocol):
+class MadeReferences(Protocol):
     """The part of a `ReferenceStore` that is asked here."""
 
     def best(self, prompt: str, count: int | None = None) -> Sequence[ReferenceImage]:
         """The best pictures of a prompt, best first."""
 
+    def lacking(self, prompts: Sequence[str]) -> Sequence[str]:
+        """Those of the prompts that have no picture."""
 
-def stored_references(store: BestPictures, count: int) -> ReferenceLookup:
+    def get(self, prompt: str) -> PromptReferences | None:
+        """What became of a prompt; None if it was never asked for."""
+
+
+def stored_references(store: MadeReferences, count: int) -> ReferenceLookup:
     """Looks the best pictures of prompts up in a store."""
     return lambda prompts: [store.best(prompt, count) for prompt in prompts]
 

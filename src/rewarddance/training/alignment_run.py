@@ -2,16 +2,16 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from rewarddance.config.alignment import AlignConfig
-from rewarddance.core.errors import CheckpointError, UsageError
+from rewarddance.core.errors import CheckpointError, RewardError, UsageError
 from rewarddance.generators.protocol import Generator
 from rewarddance.training.alignment_evaluation import Evaluation
-from rewarddance.training.alignment_inputs import BestPictures, stored_references
+from rewarddance.training.alignment_inputs import MadeReferences, stored_references
 from rewarddance.training.alignment_progress import AlignmentProgress
 from rewarddance.training.checkpoints import complete_at, newest_complete, save_checkpoint, tidy
 from rewarddance.training.guard import Guard
@@ -28,11 +28,11 @@ from rewarddance.training.workbench import LossPart, Workbench
 ExtraCurves = Callable[[Generator, int], Mapping[str, float]]
 """Figures that only the caller can measure (such as gold), of the policy after so many optimizer steps."""
 
-RefreshReferences = Callable[[Generator, int], BestPictures]
+RefreshReferences = Callable[[Generator, int], MadeReferences]
 """Reference images by the policy after so many steps; called again for a step, it reads what was made."""
 
 MEAN_POLICY = "ema"
-_HARDER_PULL = 3.0
+_HARDER_PULL, _HARDEST_PULL = 3.0, 27.0
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class AlignmentRun:
     refresh: RefreshReferences | None
     progress: AlignmentProgress = field(default_factory=AlignmentProgress)
     saved: AlignmentProgress | None = None
+    whole_updates: int = 0
 
     @property
     def generator(self) -> Generator:
@@ -95,6 +96,11 @@ class AlignmentRun:
         step = self.progress.evaluated_step
         return -1 if step is None else step
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights are those of a moment at which a run may go on: no update of a rollout was begun."""
+        return self.optimizer.updates == self.whole_updates
+
     def is_over(self, progress: AlignmentProgress) -> bool:
         """Whether all updates were made, or the guard has ended the run."""
         return progress.ending is not None or progress.optimizer_step >= self.config.optimizer_steps
@@ -103,6 +109,7 @@ class AlignmentRun:
         """The method's next updates, each with the pre-training loss added."""
         for number, parts in enumerate(self.method.updates(optimizer_step)):
             yield chain(parts, self.pretraining.parts(optimizer_step + number))
+        self.whole_updates = self.optimizer.updates
 
     def advanced(self, progress: AlignmentProgress) -> AlignmentProgress:
         """One optimizer step further."""
@@ -129,7 +136,7 @@ class AlignmentRun:
     def refreshed(self, progress: AlignmentProgress) -> AlignmentProgress:
         """With new reference images, if their time has come."""
         every, step = self.config.references.refresh_every, progress.optimizer_step
-        if self.refresh is None or every is None or not self._is_due(step, every) or progress.references == step:
+        if self.refresh is None or every is None or not self._has_passed(step, every) or progress.references == step:
             return progress
         return self._with_new_references(progress)
 
@@ -161,14 +168,16 @@ class AlignmentRun:
         is_return_point = self.guard is not None and progress.evaluated_step == step
         return is_return_point or (step > 0 and self._is_due(step, self.config.save_every))
 
-    def save(self, progress: AlignmentProgress) -> None:
-        """Write a checkpoint, unless the very same was written or read."""
+    def save(self, progress: AlignmentProgress, *logs: MetricsLog) -> None:
+        """Write a checkpoint, unless the very same was written or read; the logs come to the disk before it."""
         saved = self.saved
         if saved is not None and (progress.optimizer_step, progress.evaluated_step) == (
             saved.optimizer_step,
             saved.evaluated_step,
         ):
             return
+        for log in logs:
+            log.sync()
         save_checkpoint(
             self.folder.checkpoints,
             progress,
@@ -222,8 +231,11 @@ class AlignmentRun:
 
     def _is_due(self, step: int, every: int) -> bool:
         """Whether a multiple of `every` was passed since the rollout before; the end of the run always counts."""
+        return step >= self.config.optimizer_steps or self._has_passed(step, every)
+
+    def _has_passed(self, step: int, every: int) -> bool:
         before = max(0, step - self.method.updates_per_rollout)
-        return step >= self.config.optimizer_steps or step // every > before // every
+        return step // every > before // every
 
     def _acted(self, progress: AlignmentProgress, verdict: Verdict) -> AlignmentProgress:
         """After the guard's verdict and what it asks for."""
@@ -241,17 +253,34 @@ class AlignmentRun:
         if verdict.action in ("stop", "roll_back"):
             return replace(progress, ending=verdict.action)
         if verdict.action == "raise_kl":
-            self.bench.pull *= _HARDER_PULL
+            if self.bench.pull >= _HARDEST_PULL:
+                _log.warning("optimizer step %d: the pull is at its limit already", progress.optimizer_step)
+            self.bench.pull = min(self.bench.pull * _HARDER_PULL, _HARDEST_PULL)
             return replace(progress, pull=self.bench.pull)
         if verdict.action == "refresh_references":
             return self._with_new_references(progress)
         return progress
 
     def _with_new_references(self, progress: AlignmentProgress) -> AlignmentProgress:
+        if self.is_over(progress):
+            return progress  # nobody would be judged against them
         if self.refresh is None:
             raise UsageError("the guard asks for new reference images, and nobody was given to make them")
         policy = self.bench.policy
         with policy.using(MEAN_POLICY), policy.precision():
             store = self.refresh(self.generator, progress.optimizer_step)
+        prompts = tuple(dict.fromkeys((*self.bench.draws.prompts, *self.evaluation.prompts)))
+        if lacking := store.lacking(prompts):
+            raise RewardError(_lacking(store, lacking, len(prompts), progress.optimizer_step))
         self.bench.references = stored_references(store, self.config.references.count)
         return replace(progress, references=progress.optimizer_step)
+
+
+def _lacking(store: MadeReferences, prompts: Sequence[str], asked: int, optimizer_step: int) -> str:
+    row = store.get(prompts[0])
+    failed = "" if row is None else "".join(f" ({each.status}: {each.message})" for each in row.failures[:1])
+    cause = "it was not asked for" if row is None else f"{row.problem}{failed}"
+    return (
+        f"new reference images of optimizer step {optimizer_step} are missing for {len(prompts)} of {asked} prompts, "
+        f"first {prompts[0]!r}: {cause}; mend the judge, then resume"
+    )

@@ -14,6 +14,7 @@ from rewarddance.training.alignment_inputs import (
     configured_judges,
     configured_references,
     configured_reward,
+    diversity_features,
     evaluation_prompts,
     judge_models,
     shows_references,
@@ -74,8 +75,9 @@ def start_alignment(
         references = configured_references(config, every_prompt, shows_references(reward, models))
     if judges is None and guard is None:
         judges = configured_judges(config, references, models)
+    features = diversity_features(config, judges or {})
     if guard is None and config.guard is not None:
-        guard = Guard(config.guard, judges or {})
+        guard = Guard(config.guard, judges or {}, features)
     generator = generator or configured_generator(config)
     generator.gradient_checkpointing(config.generator.gradient_checkpointing)
     policy = Policy(generator, config.generator.lora, config.precision, config.seed)
@@ -85,14 +87,14 @@ def start_alignment(
     if refresh is not None:
         policy.average(MEAN_POLICY)
     optimizer = PolicyOptimizer(policy, config.optimizer, config.optimizer_steps)
-    evaluation = Evaluation(bench, fixed, judges or {}, guard)
+    evaluation = Evaluation(bench, fixed, judges or {}, guard, features)
     run = AlignmentRun(
         config, folder, bench, method, optimizer, Pretraining(bench), evaluation, guard, extra_curves, refresh
     )
-    # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
-    folder.claim(config)
     if resume:
         run.restore()
+    # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
+    folder.claim(config, run.progress.optimizer_step)
     write_environment(folder.environment, config.seed, 1, policy.device)
     return run
 

@@ -15,7 +15,11 @@ from rewarddance.core.seeding import derive_seed
 
 
 def augmented(
-    pixels: Float[Tensor, "batch 3 height width"], settings: AugmentationConfig, seed: int, optimizer_step: int
+    pixels: Float[Tensor, "batch 3 height width"],
+    settings: AugmentationConfig,
+    seed: int,
+    optimizer_step: int,
+    micro_batch: int = 0,
 ) -> Float[Tensor, "batch 3 height width"]:
     """The same pictures, each moved by its own shift with its border repeated, and with noise; differentiable.
 
@@ -23,9 +27,12 @@ def augmented(
         pixels: RGB in [0, 1].
         settings: How much.
         seed: Of the run.
-        optimizer_step: Together with the seed it decides shifts and noise.
+        optimizer_step: Together with the seed and the micro-batch it decides shifts and noise.
+        micro_batch: Number within the optimizer step.
     """
-    rng = torch.Generator().manual_seed(derive_seed(seed, "augmentation", optimizer_step))
+    # Of the first one as before there was a number, so that earlier runs can be repeated.
+    place = (optimizer_step, micro_batch) if micro_batch else (optimizer_step,)
+    rng = torch.Generator().manual_seed(derive_seed(seed, "augmentation", *place))
     if settings.shift:
         pixels = _shifted(pixels, settings.shift, rng)
     if settings.noise:

@@ -22,6 +22,7 @@ from rewarddance.objectives.group_relative import group_advantages
 from rewarddance.training.pause_points import reached
 from rewarddance.training.prompt_draws import Draw
 from rewarddance.training.regulariser import velocity_pull
+from rewarddance.training.reward_signal import RewardValues
 from rewarddance.training.workbench import LossPart, Workbench
 
 _OLD = "old"
@@ -34,8 +35,7 @@ class _Rollout:
     draw: Draw
     conditions: Conditions
     clean: Float[Tensor, " batch *latent"]
-    rewards: Float[Tensor, " batch"]
-    combined: Float[Tensor, " batch"]
+    values: RewardValues
 
 
 class DiffusionNft:
@@ -53,7 +53,7 @@ class DiffusionNft:
         count = batches * settings.updates_per_rollout
         draws = self._bench.draws.draws(optimizer_step * batches, count, settings.group_size)
         rollouts = [self._rollout(optimizer_step, draw) for draw in draws]
-        combined = torch.cat([rollout.combined for rollout in rollouts]).reshape(-1, settings.group_size)
+        combined = self._bench.reward.combined([one.values for one in rollouts]).reshape(-1, settings.group_size)
         # Cut off by `optimality`, whose largest advantage is the same.
         advantages = group_advantages(combined, settings.spread_floor, settings.spread, clip=None)
         good = optimality(advantages.flatten(), settings.advantage_clip)
@@ -74,7 +74,7 @@ class DiffusionNft:
         with bench.policy.using(_OLD):
             clean = bench.denoised(bench.noise(draw.seeds), conditions)
         values = bench.judge(clean, draw.prompts, optimizer_step)
-        return _Rollout(draw, conditions, clean, values.proxy, values.combined)
+        return _Rollout(draw, conditions, clean, values)
 
     def _part(self, rollout: _Rollout, good: Float[Tensor, " batch"], optimizer_step: int, number: int) -> LossPart:
         """Loss of one batch at one noise level."""
@@ -96,5 +96,5 @@ class DiffusionNft:
             "old_distance": float((velocity.detach() - old).square().mean()),
         }
         return LossPart(
-            (losses.mean() + pull.loss) / share, rollout.draw.prompts, rollout.rewards, pull.distance, figures
+            (losses.mean() + pull.loss) / share, rollout.draw.prompts, rollout.values.proxy, pull.distance, figures
         )

@@ -152,7 +152,8 @@ def _read(path: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
     if not whole or json.loads(whole[0]) != header:
         return {}
     if len(whole) < len(lines):
-        path.write_bytes(b"".join(whole))
+        # In place: between emptying a file and writing it anew, a kill would take every answer.
+        os.truncate(path, sum(map(len, whole)))
     rows = [json.loads(line) for line in whole[1:]]
     return {int(row["index"]): row for row in rows}
 

@@ -31,9 +31,9 @@ class Draft:
         """See `Method.updates`."""
         batches = self._bench.config.gradient_accumulation
         draws = self._bench.draws.draws(optimizer_step * batches, batches)
-        yield (self._part(optimizer_step, draw) for draw in draws)
+        yield (self._part(optimizer_step, number, draw) for number, draw in enumerate(draws))
 
-    def _part(self, optimizer_step: int, draw: Draw) -> LossPart:
+    def _part(self, optimizer_step: int, number: int, draw: Draw) -> LossPart:
         bench = self._bench
         sigmas, steps = bench.sigmas, len(bench.sigmas) - 1
         first = max(0, steps - self._settings.last_steps)
@@ -45,9 +45,9 @@ class Draft:
             velocity = bench.policy.velocity(seen, sigma, conditions, bench.guidance)
             pulls.append(velocity_pull(bench, velocity, seen, sigma, conditions))
             latents = ode_step(latents, velocity, sigma, next_sigma)
-        values = bench.climb(bench.pictures(latents), draw.prompts, optimizer_step)
+        values = bench.climb(bench.pictures(latents), draw.prompts, optimizer_step, number)
         pull = torch.stack([pull.loss for pull in pulls]).mean()
         distances = [pull.distance for pull in pulls if pull.distance is not None]
         distance = torch.stack(distances).mean(0) if distances else None
-        loss = refl_loss(values.combined, self._settings.ceiling).mean() + pull
+        loss = refl_loss(values.combined, self._settings.ceiling, values.proxy).mean() + pull
         return LossPart(loss / bench.config.gradient_accumulation, draw.prompts, values.proxy, distance)

@@ -24,6 +24,7 @@ from rewarddance.objectives.sde import SdeNoise, SdeStep, log_prob, sde_step
 from rewarddance.training.pause_points import reached
 from rewarddance.training.prompt_draws import Draw
 from rewarddance.training.regulariser import velocity_pull
+from rewarddance.training.reward_signal import RewardValues
 from rewarddance.training.workbench import LossPart, Workbench
 
 
@@ -34,8 +35,7 @@ class _Rollout:
     draw: Draw
     conditions: Conditions
     trajectory: Trajectory
-    rewards: Float[Tensor, " batch"]
-    combined: Float[Tensor, " batch"]
+    values: RewardValues
 
 
 class FlowGrpo:
@@ -53,7 +53,7 @@ class FlowGrpo:
         count = batches * settings.updates_per_rollout
         draws = self._bench.draws.draws(optimizer_step * batches, count, settings.group_size)
         rollouts = [self._rollout(optimizer_step, draw) for draw in draws]
-        combined = torch.cat([rollout.combined for rollout in rollouts]).reshape(-1, settings.group_size)
+        combined = self._bench.reward.combined([one.values for one in rollouts]).reshape(-1, settings.group_size)
         advantages = group_advantages(combined, settings.spread_floor, settings.spread, settings.advantage_clip)
         parts = torch.split(advantages.flatten(), self._bench.config.batch_size)
         judged = list(zip(rollouts, parts, strict=True))
@@ -80,7 +80,7 @@ class FlowGrpo:
                 self._window(optimizer_step),
             )
         values = bench.judge(trajectory.final, draw.prompts, optimizer_step)
-        return _Rollout(draw, conditions, trajectory, values.proxy, values.combined)
+        return _Rollout(draw, conditions, trajectory, values)
 
     def _window(self, optimizer_step: int) -> range:
         """Which steps are stochastic; the last one of all never is."""
@@ -117,7 +117,7 @@ class FlowGrpo:
             "clip_share": ratio.clip_share,
             "advantage_size": float(advantages.abs().mean()),
         }
-        return LossPart(loss / share, rollout.draw.prompts, rollout.rewards, distance, figures)
+        return LossPart(loss / share, rollout.draw.prompts, rollout.values.proxy, distance, figures)
 
     def _transition(self, trajectory: Trajectory, step: int, velocity: Float[Tensor, " batch *latent"]) -> SdeStep:
         sigmas = trajectory.sigmas

@@ -103,9 +103,9 @@ def fall_from_best(values: Float[ndarray, "evaluations prompts"]) -> Fall:
     """Compare the last evaluation with the best before it, prompt by prompt.
 
     Args:
-        values: At least two evaluations of one figure, smoothed if wanted; higher is better.
+        values: Evaluations of one figure, smoothed if wanted; higher is better. A single one has not fallen.
     """
-    before, now = values[:-1], values[-1]
+    before, now = values[: max(1, len(values) - 1)], values[-1]
     n_prompts = len(now)
     folds = np.arange(n_prompts) % min(_FOLDS, n_prompts)
     sums = before @ np.eye(folds.max() + 1)[folds]  # (evaluations, folds)

@@ -6,6 +6,10 @@ stricter one if the fall stands alone. The strict region lies within the usual o
 both, whatever the signals do. There are two further ways. A fall that every one of the last evaluations shows at
 `persistent_level` is believed too; that one is not bounded over a run, only measured (tests/training/test_guard.py).
 And diversity may have collapsed (a sequential test with an error rate of its own).
+
+An action that lets the run go on (`raise_kl`, `refresh_references`) begins a new period: a policy that is drawn back to
+its base would lie below the best of the whole run for ever, so that from then on "their best" is the best since the
+action. Looks go on counting, and spent error stays spent: the bound holds over all periods of a run together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +45,7 @@ from rewarddance.training.guard_signals import (
 State = Literal["healthy", "warning", "hacking"]
 
 _LEVEL = 0.05  # of a single look that warns
+_RENEWING: tuple[Action, ...] = ("raise_kl", "refresh_references")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ class Verdict:
         reason: One line in words, with numbers.
         action: What the run is to do now; `none` unless it hacks.
         optimizer_step: When.
-        best_step: Where to roll back to: the last evaluation that the held-out judges do not tell from the best.
+        best_step: Where to roll back to: the last evaluation that the held-out judges do not tell from the best since
+            the last action.
         keep_steps: Evaluations that may still be rolled back to; every other checkpoint can go.
         signals: Names of the signals that were seen.
         is_below_best: Whether the held-out judges lie below their best by as much as counts.
@@ -78,8 +84,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """The judges' figures up to now: together, one by one, and how many agree that they fell."""
+    """The judges' figures up to now: together, one by one, and how many agree that they fell.
 
+    `since`, `best` and `kept` are indices among all evaluations: of the first one of the period, the best, the last as
+    good.
+    """
+
+    since: int
     together: Fall
     alone: Mapping[str, Fall]
     best: int
@@ -119,7 +130,9 @@ def next_verdict(
         earlier: A verdict on each observation but the last.
         look: Comparisons made so far, this one included; spends the error rate.
     """
-    found = _findings(config, observations, look)
+    since = _period_start(earlier)
+    found = _findings(config, observations, look, since)
+    earlier = earlier[since:]
     is_below = found.together.is_at_least(config.fall_share, config.minimum_fall)
     n_below = 1 + len(list(takewhile(lambda verdict: verdict.is_below_best, reversed(earlier))))
     lasting = persistence(config, n_below) if is_below else None
@@ -156,19 +169,27 @@ def next_verdict(
     )
 
 
-def _findings(config: GuardConfig, observations: Sequence[Observation], look: int) -> _Findings:
-    judges = standardised([row.held_out for row in observations])
+def _period_start(earlier: Sequence[Verdict]) -> int:
+    """Index of the first evaluation after the last action that let the run go on; 0 without one."""
+    return max((place + 1 for place, verdict in enumerate(earlier) if verdict.action in _RENEWING), default=0)
+
+
+def _findings(config: GuardConfig, observations: Sequence[Observation], look: int, since: int) -> _Findings:
+    every = standardised([row.held_out for row in observations])
+    judges = {name: values[since:] for name, values in every.items()}
     together = np.mean(list(judges.values()), axis=0)  # (evaluations, prompts)
     fall = fall_from_best(trailing_mean(together, config.smoothing))
     means = together.mean(axis=1)
+    overall = np.mean(list(every.values()), axis=0).mean(axis=1)  # of the whole run
     window = range(max(0, fall.best - config.smoothing + 1), fall.best + 1)
     best = max(window, key=lambda index: (means[index], index))
     return _Findings(
+        since=since,
         together=fall,
         alone={name: fall_from_best(trailing_mean(each, config.smoothing)) for name, each in judges.items()},
-        best=best,
-        kept=last_as_good(together, best, config.roll_back_errors),
-        diverse=max(_diverse(config, observations), key=lambda index: (means[index], index)),
+        best=since + best,
+        kept=since + last_as_good(together, best, config.roll_back_errors),
+        diverse=max(_diverse(config, observations), key=lambda index: (overall[index], index)),
         held_out=float(means[-1]),
         limit=spent(config.error_rate, look, config.looks),
     )
@@ -229,7 +250,7 @@ def _fall_in_words(config: GuardConfig, observations: Sequence[Observation], fou
     names = list(observations[0].held_out)
     who = f"held-out judge {names[0]}" if len(names) == 1 else f"the {len(names)} held-out judges"
     if len(names) == 1:  # in its own unit
-        rewards = np.stack([row.held_out[names[0]] for row in observations])
+        rewards = np.stack([row.held_out[names[0]] for row in observations[found.since :]])
         change, unit = fall_from_best(trailing_mean(rewards, config.smoothing)).change, ""
     numbers = f"{change.mean:.2f} [{change.low:.2f}, {change.high:.2f}]{unit}"
     return f"{who} fell by {numbers} since step {since}, {_share_of_rise(found.together)}"

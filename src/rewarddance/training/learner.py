@@ -43,7 +43,13 @@ class StepFigures:
 
 
 class Learner:
-    """A reward model with its optimizer, on its device, spread over the processes of the run."""
+    """A reward model with its optimizer, on its device, spread over the processes of the run.
+
+    Attributes:
+        share: Which process this is, and of how many.
+        optimizer: AdamW over what learns.
+        updates: Changes of the weights that were begun here.
+    """
 
     def __init__(
         self,
@@ -59,6 +65,7 @@ class Learner:
         self._settings = optimizer
         self._dtype = dtype
         self._seed = seed
+        self.updates = 0
         self._accelerator = accelerator
         self.share = Share(accelerator.process_index, accelerator.num_processes)
         self.optimizer = torch.optim.AdamW(
@@ -114,6 +121,7 @@ class Learner:
             raise _non_finite(optimizer_step, ids, losses, log_odds, dump)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.updates += 1
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         reached("step:after-update")

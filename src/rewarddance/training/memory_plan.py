@@ -5,8 +5,9 @@ small buffers; activations are estimates, see `activation_sizes`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from rewarddance.training.weight_headers import Shapes, parameters_in, read_sett
 _FLOAT = 4
 _LEARNED_COPIES = 4  # float32 weight, gradient, and AdamW's two moments
 _NOT_LEARNED = "pos_embed.pos_embed"  # SD3 stores its table of positions, which is computed
+_ONE_BY_ONE = ("mean", "soft_min")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -115,13 +117,13 @@ def plan_memory(
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
     for model, is_proxy in [*((model, True) for model in rewards), *((model, False) for model in judges)]:
         files = stored_files(model.location, model.revision)
-        values = judge_values(read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
+        values = _reward_values(config, read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
         parameters = parameters_in(tensor_shapes(files))
         name = f"{'reward' if is_proxy else 'judge'} {model.name}"
         activations = values * config.batch_size * compute
         parts.append(MemoryPart(name, parameters, 0, parameters * compute, 0, 0, activations))
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return MemoryPlan(tuple(parts), memory, _advice(config))
+    return MemoryPlan(tuple(parts), memory, memory_advice(config))
 
 
 def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
@@ -139,6 +141,18 @@ def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
             "take the names of its linear layers"
         )
     return lora.rank * sum(sides)
+
+
+def _reward_values(config: AlignConfig, settings: Mapping[str, Any], side: Side) -> int:
+    """Activations of one picture's reward, which is asked for once or once for each reference image."""
+    count, combine = config.references.count, config.references.combine
+    return judge_values(
+        settings,
+        side,
+        config.generator.gradient_checkpointing,
+        comparisons=count if combine in _ONE_BY_ONE else 1,
+        references=count if combine == "together" else 1,
+    )
 
 
 def _generator_parts(
@@ -197,12 +211,16 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activati
     )
 
 
-def _advice(config: AlignConfig) -> tuple[str, ...]:
+def memory_advice(config: AlignConfig) -> tuple[str, ...]:
+    """Settings that would save memory, in words."""
     advice = []
     if config.generator.lora is None:
         advice.append("generator.lora trains adapters instead of every weight")
     if not config.generator.gradient_checkpointing:
         advice.append("generator.gradient_checkpointing=true computes activations again instead of keeping them")
+    is_climbed = isinstance(config.method, ReflConfig | DraftConfig)
+    if is_climbed and config.references.count > 1 and config.references.combine in _ONE_BY_ONE:
+        advice.append("references.combine=random asks about one reference image a step instead of all")
     if config.batch_size > 1:
         advice.append("batch_size=1 with a higher gradient_accumulation keeps the step and divides the activations")
     return tuple(advice)

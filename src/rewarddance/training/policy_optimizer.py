@@ -46,12 +46,17 @@ class UpdateFigures:
 
 
 class PolicyOptimizer:
-    """AdamW over what the policy learns."""
+    """AdamW over what the policy learns.
+
+    Attributes:
+        updates: Changes of the weights that were begun here.
+    """
 
     def __init__(self, policy: Policy, settings: PolicyOptimizerConfig, total_steps: int) -> None:
         self._policy = policy
         self._settings = settings
         self._total_steps = total_steps
+        self.updates = 0
         groups = decay_groups(policy.module, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
@@ -82,6 +87,7 @@ class PolicyOptimizer:
         rate = self._learning_rate(optimizer_step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.updates += 1
         self.optimizer.step()
         reached("step:after-update")
         return _figures(seen, norm, rate)

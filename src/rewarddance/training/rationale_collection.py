@@ -7,13 +7,16 @@ Source:
     RewardDance, arXiv:2509.08826, section 3.3: rationales for comparisons, answer first and reason first.
     RationalRewards, arXiv:2604.11626: the teacher is told the known choice, and rationales that do not lead a reader
     to it are left out (`rationale_filter`).
-    Differs: sentences that state the choice are taken out, so that a rationale can only convince by its reasons.
+    Differs: sentences that state the choice are taken out, so that a rationale can only convince by its reasons; and
+    one whose names of the two media cannot be exchanged for certain is left out, because half of the time a student
+    sees them in the other order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rewarddance.core.errors import ModelError
+from rewarddance.core.rationale_text import can_swap_media
 from rewarddance.core.types import Comparison
 from rewarddance.core.verdicts import without_verdicts
 from rewarddance.data.rationale_exchanges import Exchange, ExchangeStore, Reply, exchange_key
@@ -31,12 +34,14 @@ class Collection:
     Attributes:
         rationales: By comparison id, without sentences that state the choice.
         failures: Kind of failure by comparison id.
+        unswappable: Comparisons whose rationale names a medium in words that cannot change places, and is left out.
         unanchored: Comparisons without a choice to explain: not judged, or ties.
         asked: Replies that this run brought; the others were stored before.
     """
 
     rationales: dict[str, str]
     failures: dict[str, str]
+    unswappable: frozenset[str]
     unanchored: int
     asked: int
 
@@ -114,13 +119,16 @@ def _collected(
 ) -> Collection:
     rationales: dict[str, str] = {}
     failures: dict[str, str] = {}
+    unswappable: set[str] = set()
     for comparison, key in zip(anchored, keys, strict=True):
         reply = store.find("teacher", key)
         text = None if reply is None or reply.text is None else without_verdicts(reply.text)
-        if text:
+        if text and not can_swap_media(text):
+            unswappable.add(comparison.id)
+        elif text:
             rationales[comparison.id] = text
         elif reply is None or reply.failure is not None:
             failures[comparison.id] = "no_reply" if reply is None or reply.failure is None else reply.failure
         else:
             failures[comparison.id] = "no_reasons"
-    return Collection(rationales, failures, unanchored, asked)
+    return Collection(rationales, failures, frozenset(unswappable), unanchored, asked)

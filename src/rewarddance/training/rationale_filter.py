@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewarddance.core.types import Choice, Comparison
+from rewarddance.core.verdicts import without_thinking
 from rewarddance.data.rationale_exchanges import Exchange, ExchangeStore, Reply, exchange_key
 from rewarddance.training.rationale_collection import DEFAULT_PATIENCE, failures_in_a_row, refuse_silence
 
@@ -104,7 +105,7 @@ def filter_rationales(
 def _verdict(reply: Reply | None, choice: Choice | None) -> Verdict:
     if reply is None or reply.text is None:
         return "failed"
-    number = _NUMBER.fullmatch(reply.text)
+    number = _NUMBER.fullmatch(without_thinking(reply.text))
     predicted = None if number is None else _CHOICES[number[1]]
     if predicted is None:
         return "undecided"

@@ -43,7 +43,8 @@ class RationaleSummary:
         judge: Name of the judge.
         comparisons: All.
         unanchored: Without a choice to explain.
-        written: With a rationale.
+        unswappable: With a rationale that names a medium in words that cannot change places; left out.
+        written: With a rationale to be read.
         failures: Comparisons without one, by kind of failure.
         kept: Rationales that led the judge to the known choice.
         contradicted: Rationales that led it to the other.
@@ -58,6 +59,7 @@ class RationaleSummary:
     judge: str
     comparisons: int
     unanchored: int
+    unswappable: int
     written: int
     failures: dict[str, int]
     kept: int
@@ -87,8 +89,9 @@ def make_rationales(
     """Ask for what is missing, filter, and write the comparisons with their rationales.
 
     Args:
-        comparisons: With known choices; others pass through.
-        folder: Gets the exchanges as they come and, at the end, comparisons and summary.
+        comparisons: With known choices; others pass through without a rationale.
+        folder: Gets the exchanges as they come and, at the end, summary and comparisons, which carry what was kept
+            and no rationale that they had before.
         teacher: Writes rationales.
         judge: Reads them.
         only_with_rationale: Leave out comparisons without one.
@@ -127,6 +130,7 @@ def _summary(
         judge=judge.name,
         comparisons=len(comparisons),
         unanchored=collected.unanchored,
+        unswappable=len(collected.unswappable),
         written=len(collected.rationales),
         failures=dict(sorted(Counter(collected.failures.values()).items())),
         kept=filtered.count("kept"),

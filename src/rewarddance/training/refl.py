@@ -41,9 +41,9 @@ class Refl:
         latents = bench.denoised(bench.noise(draw.seeds), conditions, stop=graded)
         velocity = bench.policy.velocity(latents, sigma, conditions, bench.guidance)
         pixels = bench.pictures(x0_prediction(latents, velocity, sigma))
-        values = bench.climb(pixels, draw.prompts, optimizer_step)
+        values = bench.climb(pixels, draw.prompts, optimizer_step, number)
         pull = velocity_pull(bench, velocity, latents, sigma, conditions)
-        loss = refl_loss(values.combined, self._settings.ceiling).mean() + pull.loss
+        loss = refl_loss(values.combined, self._settings.ceiling, values.proxy).mean() + pull.loss
         figures = {"graded_sigma": float(sigma)}
         return LossPart(loss / bench.config.gradient_accumulation, draw.prompts, values.proxy, pull.distance, figures)
 

@@ -4,7 +4,8 @@ Source:
     The pre-training term is ReFL's, arXiv:2304.05977, Algorithm 1, which the released code leaves out.
     Differs: without a data set, the reference policy makes the pictures. Reference images, best of N, may be the data
     set as well; the term then teaches what the reward model chose, as RAFT, arXiv:2304.06767, does alone. Noise levels
-    are logit-normal, one a picture, as in arXiv:2403.03206, section 3.1.
+    are logit-normal, one a picture, as in arXiv:2403.03206, section 3.1. Pictures that the reference policy makes are
+    made at the guidance at which the velocity is trained, for only then is it where this loss is least.
 """
 
 import json
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.seeding import derive_seed, numpy_rng
 from rewarddance.generators.protocol import Conditions, ImageSize
+from rewarddance.generators.sampling import sample
 from rewarddance.objectives.flow import add_noise, flow_matching_loss
 from rewarddance.objectives.kl import velocity_distance
 from rewarddance.training.reward_references import ReferenceImage, reference_pixels
@@ -120,8 +122,7 @@ class Pretraining:
         rng = torch.Generator().manual_seed(derive_seed(bench.config.seed, "pretraining", optimizer_step, number))
         noise = torch.randn(clean.shape, generator=rng).to(clean)
         sigma = torch.sigmoid(torch.randn(len(clean), generator=rng)).to(clean.device)
-        # Guidance 1: the plain velocity is what pre-training trained.
-        velocity = bench.policy.velocity(add_noise(clean, noise, sigma), sigma, conditions, _PLAIN)
+        velocity = bench.policy.velocity(add_noise(clean, noise, sigma), sigma, conditions, self._guidance(conditions))
         return flow_matching_loss(velocity, clean, noise), prompts
 
     @torch.no_grad()
@@ -137,9 +138,18 @@ class Pretraining:
             # Looked up each time: the run may have had them made anew.
             found = bench.references(draw.prompts) or ()
             return draw.prompts, self._latents([images[int(rng.integers(len(images)))] for images in found])
-        seeds = [derive_seed(seed, "pretraining") for seed in draw.seeds]
-        with bench.policy.reference():
-            return draw.prompts, bench.denoised(bench.noise(seeds), bench.conditions(draw.prompts))
+        noise = bench.noise([derive_seed(seed, "pretraining") for seed in draw.seeds])
+        conditions, generator = bench.conditions(draw.prompts), bench.policy.generator
+        with bench.policy.reference(), bench.policy.precision():
+            made = sample(generator, conditions, noise, bench.sigmas, self._guidance(conditions))
+        return draw.prompts, made
+
+    def _guidance(self, conditions: Conditions) -> float | None:
+        """1, as in pre-training, for guidance by the empty prompt; a network that is told its guidance has the run's.
+
+        A policy that learned from guided pictures would be guided a second time when it is sampled.
+        """
+        return self._bench.guidance if conditions.negative is None else _PLAIN
 
     def _latents(self, images: Sequence[ReferenceImage]) -> Float[Tensor, " batch *latent"]:
         encoder = self._bench.policy.generator

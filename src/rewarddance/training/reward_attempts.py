@@ -1,6 +1,6 @@
 """Asking a reward with a deadline and a few tries, and saying in one line why it gave no usable numbers.
 
-Any reward may fail: a service is away, a kernel runs out of memory, a judge says NaN. What comes of it is a
+Any reward may fail: a service is away, a kernel fails, a judge says NaN. What comes of it is a
 `RewardError`, never a number: a zero in one sample's place would poison the whole group that it is compared with.
 
 A call with a deadline runs in a thread of its own. Python cannot stop a thread, so one that hangs is left behind: it
@@ -65,6 +65,7 @@ def ask_patiently(
     Raises:
         RewardError: No try gave as many finite numbers as samples. What a retry cannot mend (a prompt too long, a
             missing reference image) is not tried again.
+        torch.OutOfMemoryError: The GPU is full, and would be again: the caller's to mend, and not tried again.
     """
     cause = ""
     for tried in range(1, patience.tries + 1):
@@ -76,6 +77,8 @@ def ask_patiently(
             cause = str(problem)
         except RewardDanceError as error:
             raise _error(name, _in_one_line(error), tried) from error
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             # The one place that cannot know what a stranger's reward raises: it counts as a failed try.
             if tried == patience.tries:

@@ -11,11 +11,15 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.protocol import RewardModel
+from rewarddance.training.checkpoints import RunProgress
+from rewarddance.training.device_memory import full_memory_in_words
 from rewarddance.training.pause_points import reached
-from rewarddance.training.run import StepReport, start_run
+from rewarddance.training.run import Run, StepReport, start_run
 from rewarddance.training.schedule import cosine_with_warmup
 from rewarddance.training.stop_signal import stop_on_sigterm
 from rewarddance.training.tracking import MetricsLog, progress_bar
@@ -67,9 +71,25 @@ def train_reward_model(
         DataError: There is nothing to learn from.
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
+        DeviceMemoryError: The GPU's memory is full; one process alone has saved the steps that were finished.
     """
-    run = start_run(config, model, train, held_out, resume, evaluate)
-    learner, plan, progress = run.learner, run.plan, run.progress
+    with full_memory_in_words(_memory_advice(config)):
+        run = start_run(config, model, train, held_out, resume, evaluate)
+        progress = _learned(run, on_step)
+        is_finished = progress.optimizer_step >= run.plan.total_steps
+        return TrainingResult(
+            folder=run.folder.path,
+            model_folder=run.finish() if is_finished else None,
+            best_accuracy=progress.best_accuracy,
+            best_step=progress.best_step,
+            optimizer_steps=progress.optimizer_step,
+            is_finished=is_finished,
+        )
+
+
+def _learned(run: Run, on_step: Callable[[StepReport], None] | None) -> RunProgress:
+    """Update after update, from where the run stands to its end."""
+    config, learner, plan, progress = run.config, run.learner, run.plan, run.progress
     is_stopped = False
     with (
         stop_on_sigterm() as stop,
@@ -85,7 +105,12 @@ def train_reward_model(
                 progress.optimizer_step, plan.total_steps, config.optimizer.warmup_share
             )
             dump = run.folder.nonfinite_batch(learner.share.rank)
-            figures = learner.step(progress.optimizer_step, prepared, rate, dump, stop.is_made)
+            try:
+                figures = learner.step(progress.optimizer_step, prepared, rate, dump, stop.is_made)
+            except torch.OutOfMemoryError:
+                metrics.sync()
+                run.save_unless_updated(progress)
+                raise
             seconds = time.perf_counter() - began
             progress = run.advanced(progress)
             is_stopped = figures.is_stop_requested
@@ -101,15 +126,18 @@ def train_reward_model(
             if is_best or is_stopped or plan.is_due(progress.optimizer_step, config.save_every):
                 metrics.sync()
                 run.save(progress)
-    is_finished = progress.optimizer_step >= plan.total_steps
-    return TrainingResult(
-        folder=run.folder.path,
-        model_folder=run.finish() if is_finished else None,
-        best_accuracy=progress.best_accuracy,
-        best_step=progress.best_step,
-        optimizer_steps=progress.optimizer_step,
-        is_finished=is_finished,
-    )
+    return progress
+
+
+def _memory_advice(config: TrainConfig) -> list[str]:
+    advice = []
+    if config.model.lora is None:
+        advice.append("model.lora trains adapters instead of every weight")
+    if not config.model.gradient_checkpointing:
+        advice.append("model.gradient_checkpointing=true computes activations again instead of keeping them")
+    if config.batch_size > 1:
+        advice.append("batch_size=1 with a higher gradient_accumulation keeps the step and divides the activations")
+    return advice
 
 
 def _shown(share: float | None) -> str:

@@ -26,7 +26,8 @@ class Normalisation:
     """How each reward is brought to one scale.
 
     Attributes:
-        over: `running`: mean and standard deviation of the steps so far; `batch`: of the batch at hand alone.
+        over: `running`: mean and standard deviation of the steps so far; `batch`: of the batch at hand alone. The
+            pictures of a rollout, whose groups are compared, are one batch.
         decay: Share in [0, 1) of the memory that a new batch leaves in place; 0.99 looks back some hundred batches.
         floor: Least standard deviation that is divided by, in the reward's own units (log-odds for a reward model).
     """

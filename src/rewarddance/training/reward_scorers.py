@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.types import Judgement, JudgementRequest
+from rewarddance.rewards.checkpointed_layers import checkpoint_layers
 from rewarddance.rewards.protocol import ReferenceMode, RewardModel
 
 Picture = Float[Tensor, "channels _ _"]
@@ -213,9 +214,23 @@ class JudgeReward:
 
 
 def reward_from_model(
-    model: RewardModel, name: str, weight: float = 1.0, instruction: str | Path | None = None
+    model: RewardModel,
+    name: str,
+    weight: float = 1.0,
+    instruction: str | Path | None = None,
+    gradient_checkpointing: bool = False,
 ) -> ModelReward:
-    """A reward model as a reward; only a pairwise one is shown reference images."""
+    """A reward model as a reward; only a pairwise one is shown reference images.
+
+    Args:
+        model: Frozen.
+        name: What logs and errors call it.
+        weight: Share in the combined reward.
+        instruction: Name or file of criteria; None for the model's own.
+        gradient_checkpointing: Compute the model's activations again in the backward pass.
+    """
+    if gradient_checkpointing:
+        checkpoint_layers(model.module)
     return ModelReward(name, model, weight, instruction, needs_references=model.kind == "pairwise")
 
 

@@ -162,6 +162,17 @@ class RewardSignal:
         with torch.no_grad():
             return self._values(pixels.detach(), prompts, references, optimizer_step, is_training)
 
+    def combined(self, batches: Sequence[RewardValues]) -> Float[Tensor, " samples"]:
+        """What is optimised of samples that are compared with each other, however they were cut into batches.
+
+        Args:
+            batches: Judged with `is_training=False`; they go into the running statistics now, as one batch, and all are
+                normalised by the same.
+        """
+        raw = {name: torch.cat([values.raw[name] for values in batches]) for name in self.names}
+        self._observe(raw)
+        return self._combined(raw)
+
     def state_dict(self) -> dict[str, object]:
         """The running statistics as JSON; part of a checkpoint."""
         return {"normalisation": self._normaliser.state_dict()}
@@ -192,17 +203,20 @@ class RewardSignal:
         weights = {reward.name: reward.weight for reward in self._rewards}
         if is_training:
             # Only now: a step in which one reward fails leaves no trace in the statistics of another.
-            for name, values in raw.items():
-                self._normaliser.observe(name, values)
+            self._observe(raw)
         scale = sum(abs(weight) for weight in weights.values())
         detached = {name: values.detach() for name, values in raw.items()}
         proxy = torch.stack([weights[name] * values for name, values in detached.items()]).sum(0) / scale
-        return RewardValues(self._combined(raw, weights), detached, proxy)
+        return RewardValues(self._combined(raw), detached, proxy)
 
-    def _combined(self, raw: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    def _observe(self, raw: Mapping[str, Tensor]) -> None:
+        for name, values in raw.items():
+            self._normaliser.observe(name, values)
+
+    def _combined(self, raw: Mapping[str, Tensor]) -> Tensor:
         if self._passes_through:
             return next(iter(raw.values()))
-        parts = [weights[name] * self._normaliser.normalised(name, values) for name, values in raw.items()]
+        parts = [one.weight * self._normaliser.normalised(one.name, raw[one.name]) for one in self._rewards]
         return torch.stack(parts).sum(0)
 
     def _ask(
@@ -242,5 +256,5 @@ def _refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str]) -> None:
     if broken:
         raise NonFiniteError(
             f"the generator made pixels that are not finite for {len(broken)} of {len(prompts)} prompts, "
-            f"first {broken[0]!r}; resume with a smaller learning rate or in float32"
+            f"first {broken[0]!r}; resume with a smaller optimizer.learning_rate or precision=float32"
         )

@@ -17,6 +17,7 @@ from rewarddance.rewards.protocol import LossSettings, PreparedComparisons, Rewa
 from rewarddance.training.checkpoints import (
     RunProgress,
     best_complete,
+    complete_at,
     latest_complete,
     save_checkpoint,
     tidy,
@@ -169,6 +170,13 @@ class Run:
             )
         self.learner.wait_for_everyone()
 
+    def save_unless_updated(self, progress: RunProgress) -> None:
+        """Write a checkpoint after a step that broke off, if it changed no weight and no other process waits."""
+        made_here = progress.optimizer_step - self.progress.optimizer_step
+        is_whole = self.learner.updates == made_here and self.learner.share.processes == 1
+        if is_whole and complete_at(self.folder.checkpoints, progress.optimizer_step, RunProgress) is None:
+            self.save(progress)
+
     def finish(self) -> Path:
         """Give the model its best weights and write it, whole or not at all."""
         checkpoint = best_complete(self.folder.checkpoints) or latest_complete(self.folder.checkpoints)
@@ -230,11 +238,10 @@ def start_run(
     order = DataOrder(config.seed, len(learned), config.batch_size * processes, config.orders)
     plan = RunPlan(len(learned), order.batch_size * config.gradient_accumulation, config.epochs)
     beginning = RunProgress(comparisons_sha256=learned.sha256, processes=processes)
-    if learner.share.rank == 0:
-        # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
-        folder.claim(config)
     progress = _restored(folder, model, learner, beginning) if resume else beginning
     if learner.share.rank == 0:
+        # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
+        folder.claim(config, progress.optimizer_step)
         write_environment(folder.environment, config.seed, processes, learner.device)
     extras = extras_of(config, learned, folder, learner)
     return Run(config, folder, model, adapters, learned, measured, evaluate, learner, order, plan, progress, extras)

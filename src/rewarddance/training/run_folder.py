@@ -1,7 +1,11 @@
 """A run's folder: who may write to it, and what stands where."""
 
+import json
+import logging
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,49 @@ _FREE_TO_CHANGE = {
     "out",
     "keep_checkpoints",
     "save_every",
+    "sample_prompts",
+    "evaluation_batch_size",
     "data.workers",
     "model.gradient_checkpointing",
     "generator.gradient_checkpointing",
+    "rewards[].service.api_key_env",
+    "rewards[].service.concurrency",
+    "rewards[].service.parity",
+    "rewards[].service.parity_limit",
 }
+_SIZE_OF_A_STEP = ("batch_size", "gradient_accumulation")
+_NOTED = {
+    "optimizer.learning_rate",
+    "optimizer.max_gradient_norm",
+    "precision",
+    *_SIZE_OF_A_STEP,
+}
+"""May change, and then the run is no longer that of one config: `changes.jsonl` says from which step on."""
+
+_SERVICE = "rewards[].service."
+"""Where and how a reward is asked may change likewise."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    key: str
+    before: Any
+    now: Any
+
+    @property
+    def setting(self) -> str:
+        """The key as the docs write it: `rewards[].weight`."""
+        return re.sub(r"\.\d+(?=\.|$)", "[]", self.key)
+
+    @property
+    def is_free(self) -> bool:
+        return self.setting in _FREE_TO_CHANGE
+
+    @property
+    def is_noted(self) -> bool:
+        return self.setting in _NOTED or (self.setting.startswith(_SERVICE) and not self.is_free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +77,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved config."""
         return self.path / "config.yaml"
+
+    @property
+    def changes(self) -> Path:
+        """Settings that a resumed run changed, one a line, with the optimizer step from which on they hold."""
+        return self.path / "changes.jsonl"
 
     @property
     def environment(self) -> Path:
@@ -94,17 +142,44 @@ class RunFolder:
             return
         if not resume:
             raise UsageError(f"{self.path} holds a run already; resume it with --resume, or give another `out`")
-        changed = _changed(yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json"))
-        if changed:
+        stored, given = self._stored(), config.model_dump(mode="json")
+        fixed = () if _pictures(stored) == _pictures(given) else _SIZE_OF_A_STEP
+        refused = [
+            change.key
+            for change in _changed(stored, given)
+            if change.key in fixed or not (change.is_free or change.is_noted)
+        ]
+        if refused:
             raise UsageError(
-                f"cannot resume {self.path} with another {', '.join(changed)}; "
+                f"cannot resume {self.path} with another {', '.join(refused)}; "
                 "give the values of its config.yaml, or another `out`"
             )
 
-    def claim(self, config: BaseModel) -> None:
-        """Make the folder this run's: write the resolved config."""
+    def claim(self, config: BaseModel, optimizer_step: int = 0) -> None:
+        """Make the folder this run's: write the resolved config, and note what it changes in a run that goes on.
+
+        Args:
+            config: Passed `check`.
+            optimizer_step: After which the run goes on.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.exists():
+            self._note(_changed(self._stored(), config.model_dump(mode="json")), optimizer_step)
         write_text_atomic(self.config, dump_config(config))
+
+    def _stored(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+
+    def _note(self, changes: Sequence[_Change], optimizer_step: int) -> None:
+        lines = self.changes.read_text(encoding="utf-8").splitlines() if self.changes.exists() else []
+        for change in changes:
+            if change.is_noted:
+                row = {"optimizer_step": optimizer_step, "key": change.key, "before": change.before, "now": change.now}
+                lines.append(json.dumps(row))
+                told = (change.key, change.now, change.before, optimizer_step)
+                _log.warning("%s is %s instead of %s after optimizer step %d", *told)
+        if lines:
+            write_text_atomic(self.changes, "".join(f"{line}\n" for line in lines))
 
 
 def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
@@ -125,13 +200,20 @@ def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
     sync_folder(final.parent)
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[_Change]:
     old, new = _flat(before), _flat(now)
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _FREE_TO_CHANGE)
+    changes = (_Change(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()))
+    return [change for change in changes if change.before != change.now]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _pictures(tree: dict[str, Any]) -> int:
+    """Pictures or comparisons of one optimizer step."""
+    return math.prod(int(tree.get(key, 1)) for key in _SIZE_OF_A_STEP)
+
+
+def _flat(tree: dict[str, Any] | list[Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict | list) else {name: value}
     return flat

@@ -1,7 +1,7 @@
 """A teacher and a judge of rationales behind a chat-completions service."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from rewarddance.core.errors import MediaError
@@ -9,7 +9,14 @@ from rewarddance.core.media import load_frames
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Comparison, Media
 from rewarddance.data.rationale_exchanges import Reply, exchange_key
-from rewarddance.rewards.chat_endpoint import ChatEndpoint, ChatOutcome, ChatPart, ChatRequest
+from rewarddance.rewards.chat_endpoint import (
+    ChatEndpoint,
+    ChatOutcome,
+    ChatPart,
+    ChatRequest,
+    EndpointSettings,
+    sent_fields,
+)
 from rewarddance.rewards.chat_replies import ChatFailure, FailureKind
 from rewarddance.rewards.png_files import png_file
 from rewarddance.rewards.reasoning_settings import Format
@@ -19,12 +26,13 @@ RationaleOrder = Literal["answer_first", "reason_first", "mixed"]
 
 # Asking again would bring the same; every other failure may be mended between two runs.
 _FINAL = (FailureKind.REFUSED, FailureKind.CUT_SHORT)
-_JUDGE_TOKENS = 6
+DEFAULT_JUDGE_TOKENS = 6
+"""Enough for a number; a judge that thinks first needs a few thousand."""
 
 _RULES = (
-    'Call the images "image 1" and "image 2". Say only what can be seen: what the prompt asks for that is missing, '
-    "wrong or there, and how well each image is made. Do not say which image is better or was chosen. "
-    "Write at most four short sentences, without lists or headings."
+    'Call the images "image 1" and "image 2" every time, and write other numbers as words. Say only what can be seen: '
+    "what the prompt asks for that is missing, wrong or there, and how well each image is made. Do not say which image "
+    "is better or was chosen. Write at most four short sentences, without lists or headings."
 )
 _ANSWER_FIRST = "People compared the two images and found image {number} better. Give their reasons. " + _RULES
 _REASON_FIRST = (
@@ -57,9 +65,11 @@ class TeacherSettings:
     frames_per_clip: int = 8
 
 
-def teacher_name(model: str, settings: TeacherSettings) -> str:
-    """What identifies a served teacher with its words and settings."""
-    return f"{model} {exchange_key(_ANSWER_FIRST, _REASON_FIRST, asdict(settings))[:8]}"
+def teacher_name(endpoint: EndpointSettings, settings: TeacherSettings) -> str:
+    """What identifies a served teacher with its words and everything that is sent along."""
+    sent = sent_fields(endpoint, _teacher_request((), settings))
+    how = {"order": settings.order, "seed": settings.seed, "frames_per_clip": settings.frames_per_clip}
+    return f"{endpoint.model} {exchange_key(_ANSWER_FIRST, _REASON_FIRST, how, sent)[:8]}"
 
 
 def served_teacher(
@@ -79,7 +89,7 @@ def served_teacher(
                     unreadable.append((place, _unreadable(comparison, settings, error)))
                     continue
                 places.append(place)
-                yield ChatRequest(parts, settings.max_tokens, settings.temperature, settings.seed)
+                yield _teacher_request(parts, settings)
 
         for number, outcome in endpoint.replies(requests()):
             asked = _asked(comparisons[places[number]], settings)
@@ -89,21 +99,35 @@ def served_teacher(
     return ask
 
 
-def judge_name(model: str) -> str:
-    """What identifies a served judge with its words."""
-    return f"{model} {exchange_key(_READING)[:8]}"
+def judge_name(endpoint: EndpointSettings, max_tokens: int = DEFAULT_JUDGE_TOKENS) -> str:
+    """What identifies a served judge with its words and everything that is sent along."""
+    return f"{endpoint.model} {exchange_key(_READING, sent_fields(endpoint, _judge_request('', max_tokens)))[:8]}"
 
 
-def served_judge(endpoint: ChatEndpoint) -> Callable[[Sequence[str]], Iterator[tuple[int, Reply]]]:
-    """A judge that reads rationales and sees nothing else."""
+def served_judge(
+    endpoint: ChatEndpoint, max_tokens: int = DEFAULT_JUDGE_TOKENS
+) -> Callable[[Sequence[str]], Iterator[tuple[int, Reply]]]:
+    """A judge that reads rationales and sees nothing else.
+
+    Args:
+        endpoint: The service.
+        max_tokens: Longest reply; one that does not end in time is no answer.
+    """
 
     def ask(rationales: Sequence[str]) -> Iterator[tuple[int, Reply]]:
         questions = [_READING.replace("{rationale}", rationale) for rationale in rationales]
-        requests = (ChatRequest((text,), _JUDGE_TOKENS, 0.0, must_finish=False) for text in questions)
-        for place, outcome in endpoint.replies(requests):
+        for place, outcome in endpoint.replies(_judge_request(text, max_tokens) for text in questions):
             yield place, _reply(questions[place], outcome)
 
     return ask
+
+
+def _teacher_request(parts: tuple[ChatPart, ...], settings: TeacherSettings) -> ChatRequest:
+    return ChatRequest(parts, settings.max_tokens, settings.temperature, settings.seed)
+
+
+def _judge_request(question: str, max_tokens: int) -> ChatRequest:
+    return ChatRequest((question,), max_tokens, temperature=0.0)
 
 
 def _question(comparison: Comparison, settings: TeacherSettings) -> tuple[ChatPart, ...]:

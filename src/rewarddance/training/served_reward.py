@@ -29,6 +29,7 @@ def connected_reward(reward: RewardConfig, service: ServiceConfig) -> RemoteRewa
             model=service.served_model,
             api_key_env=service.api_key_env,
             concurrency=service.concurrency,
+            request_fields=service.request_fields,
         ),
         reward.model,
         served=ServedSettings(service.top_log_probabilities, service.names_tokens),

@@ -98,13 +98,14 @@ class Workbench:
         with self.policy.precision():
             return self.policy.generator.decode(latents, self.size)
 
-    def climb(self, pixels: Tensor, prompts: Sequence[str], optimizer_step: int) -> RewardValues:
-        """Rewards with gradient down to the pixels, augmented as the config says."""
-        pixels = augmented(pixels, self.config.augmentation, self.config.seed, optimizer_step)
+    def climb(self, pixels: Tensor, prompts: Sequence[str], optimizer_step: int, micro_batch: int) -> RewardValues:
+        """Rewards with gradient down to the pixels of one micro-batch, augmented as the config says."""
+        pixels = augmented(pixels, self.config.augmentation, self.config.seed, optimizer_step, micro_batch)
         return self.reward.log_odds(pixels, prompts, self.references(prompts), optimizer_step=optimizer_step)
 
     def judge(self, latents: Tensor, prompts: Sequence[str], optimizer_step: int) -> RewardValues:
-        """Rewards of any kind, without gradient, of what the latents show."""
+        """Rewards of any kind, without gradient, of what the latents show; not let into the running statistics."""
         with torch.no_grad():
             pixels = self.pictures(latents)
-        return self.reward.judge(pixels, prompts, self.references(prompts), optimizer_step=optimizer_step)
+        references = self.references(prompts)
+        return self.reward.judge(pixels, prompts, references, optimizer_step=optimizer_step, is_training=False)

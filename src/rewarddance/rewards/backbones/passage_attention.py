@@ -37,7 +37,7 @@ class ReadingGroup:
     is_query: Tensor | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class PassageReading:
     """Who reads what in one packed row.
 
@@ -49,7 +49,7 @@ class PassageReading:
         past: Keys and values of kept tokens by layer, `(1, heads, tokens, width)` each.
         keep: Stretches of the packed row whose keys and values are wanted.
         kept: These, by stretch and layer; filled in while the row is read.
-        is_last_layer: Set before the last layer reads.
+        is_last_layer: Whether only answers read.
     """
 
     groups: Sequence[ReadingGroup]
@@ -78,8 +78,10 @@ def read_passages(
     for number, stretch in enumerate(passages.keep):
         if len(passages.kept) <= number:
             passages.kept.append([])
-        # Copies, because a stretch would hold the whole row in memory.
-        passages.kept[number].append((key[:, :, stretch].clone(), value[:, :, stretch].clone()))
+        # A layer that is computed again in the backward pass has its states there already.
+        if len(passages.kept[number]) <= module.layer_idx:
+            # Copies, because a stretch would hold the whole row in memory.
+            passages.kept[number].append((key[:, :, stretch].clone(), value[:, :, stretch].clone()))
     if passages.past is not None:
         past_key, past_value = passages.past[module.layer_idx]
         key, value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)

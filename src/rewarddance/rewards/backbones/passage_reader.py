@@ -5,7 +5,7 @@ for the answers' positions alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,8 +72,8 @@ def _last_layer(layer: Any, hidden: Tensor, row: PassageRow, options: Mapping[st
     if {name for name, _ in layer.named_children()} != _LAYER_PARTS:
         whole: Tensor = layer(hidden, **options)[0, row.answer_places]
         return whole
-    row.reading.is_last_layer = True
-    attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **options)[0]
+    reading = replace(row.reading, is_last_layer=True)
+    attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **{**options, "passages": reading})[0]
     answers: Tensor = hidden[0, row.answer_places] + attended[0, : len(row.answer_places)]
     rest: Tensor = layer.mlp(layer.post_attention_layernorm(answers))
     return answers + rest

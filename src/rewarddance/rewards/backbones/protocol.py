@@ -118,6 +118,9 @@ class Backbone(Protocol):
     def begin(self, batch: QuestionBatch) -> "Continuation":
         """Read questions, each once, to be continued token by token from their key/value cache."""
 
+    def picture_vectors(self, pictures: Sequence[Picture]) -> Float[Tensor, "pictures width"]:
+        """What the vision tower makes of each image, averaged over it; similar images have near vectors."""
+
     def label_rows(self, token_ids: Sequence[int]) -> Float[Tensor, "labels width"]:
         """Rows of the language-model head for these tokens."""
 

@@ -69,6 +69,11 @@ class ScoringEngine:
         answers = self._read(plan, features)
         return torch.stack([answers[number] for number in plan.answers])
 
+    @torch.no_grad()
+    def picture_vectors(self, pictures: Sequence[Picture], layout: Layout) -> Float[Tensor, "pictures width"]:
+        """Mean features of each image, in float32; the vision tower sees them all at once, and nothing is kept."""
+        return torch.stack([one.rows.float().mean(0) for one in self._encode_pictures(pictures, layout)])
+
     @property
     def _language_model(self) -> Any:
         inner = self._model.model

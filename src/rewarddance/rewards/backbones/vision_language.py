@@ -111,6 +111,10 @@ class VisionLanguageBackbone:
         """The same for questions as they are; see `ScoringEngine`."""
         return self.engine.answer_states(questions, self.layout, is_blocks=self.attention == "blocks")
 
+    def picture_vectors(self, pictures: Sequence[Picture]) -> Float[Tensor, "pictures width"]:
+        """What the vision tower makes of each image, averaged over its tokens; without gradient."""
+        return self.engine.picture_vectors(pictures, self.layout)
+
     def last_hidden(self, batch: QuestionBatch, positions: int) -> Float[Tensor, "batch positions width"]:
         """Last hidden states (after the final norm) at the last positions, with gradient if enabled."""
         hidden: Tensor = self.model.model(**self._language_inputs(batch), use_cache=False).last_hidden_state
