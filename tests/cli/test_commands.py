@@ -204,6 +204,15 @@ def test_a_lab_model_is_trained_with_the_pixels_of_the_config(
     assert record["media"]["max_pixels"] == 5000
 
 
+def test_a_base_that_has_learned_no_preferences_is_warned_of(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("rewarddance.lab.base_models.lab_base", lambda size: workplace / "base")
+    pictures = [workplace / "published" / name for name in ("test0bright.png", "test0dark.png")]
+    assert run("compare", "lab:nano", "--prompt", "a red circle", *pictures) == 0
+    assert "lab:nano has learned no preferences" in capsys.readouterr().err
+
+
 def test_an_unknown_lab_model_is_bad_usage(workplace: Path, capsys: pytest.CaptureFixture[str]):
     message = error_of(capsys, "evaluate", "lab:giant", workplace / "data", code=2)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_location
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -210,8 +210,8 @@ def search(
     service.check(model, adapter, revision)
     loading = Loading(
         generator=generator_location(generator),
-        model=model_location(model),
-        judge=None if judge is None else model_location(judge),
+        model=judge_location(model),
+        judge=None if judge is None else judge_location(judge),
         verify=verify,
         instruction=instruction,
         references=references,
