@@ -109,9 +109,9 @@ def test_a_run_resumed_with_another_config_names_the_key_and_keeps_everything(
     assert run("train", config) == 0
     before = contents(tmp_path / "run")
 
-    message = error_of(capsys, "train", config, "--resume", "--set", "optimizer.learning_rate=0.5", code=2)
+    message = error_of(capsys, "train", config, "--resume", "--set", "optimizer.weight_decay=0.5", code=2)
 
-    assert "with another optimizer.learning_rate; give the values of its config.yaml, or another `out`" in message
+    assert "with another optimizer.weight_decay; give the values of its config.yaml, or another `out`" in message
     assert contents(tmp_path / "run") == before
 
 

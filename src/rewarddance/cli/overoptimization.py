@@ -21,6 +21,7 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
+from rewarddance.cli.search_settings import best_references
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def overoptimization(
     table, location = read_candidates(search), judge_location(model)
     named = criteria(instruction)
     folder = out or search / "overoptimization"
-    shown = {} if references is None else _references(references, table)
+    shown = {} if references is None else best_references(references, table.prompts, 1)
     _write_manifest(folder / MANIFEST_NAME, table, shown)
     manifest = Manifest.open(folder / MANIFEST_NAME, named, model_fingerprint(location, adapter, revision, kind))
 
@@ -110,21 +111,7 @@ def overoptimization(
     raise typer.Exit(0 if summary.failed <= max_failed_share * summary.rows else 1)
 
 
-def _references(folder: Path, table: "CandidateTable") -> "Mapping[str, Media]":
-    """The best reference image of every prompt."""
-    from rewarddance.data.references import ReferenceStore
-
-    store = ReferenceStore.open(folder)
-    lacking = store.lacking(table.prompts)
-    if lacking:
-        raise UsageError(
-            f"{folder} has no reference image for {len(lacking)} of the prompts, such as {lacking[0]!r}; "
-            "make them with `rewarddance references`"
-        )
-    return {prompt: store.best(prompt, 1)[0] for prompt in table.prompts}
-
-
-def _write_manifest(path: Path, table: "CandidateTable", references: "Mapping[str, Media]") -> None:
+def _write_manifest(path: Path, table: "CandidateTable", references: "Mapping[str, tuple[Media, ...]]") -> None:
     """One row a picture, in the order of the table."""
     from json import dumps
 
@@ -133,7 +120,7 @@ def _write_manifest(path: Path, table: "CandidateTable", references: "Mapping[st
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for prompt, pictures in zip(table.prompts, table.pictures, strict=True):
-        beside = {"reference_image": str(references[prompt].path.resolve())} if references else {}
+        beside = {"reference_image": str(references[prompt][0].path.resolve())} if references else {}
         rows += [{"prompt": prompt, "candidate": str(picture), **beside} for picture in pictures if picture is not None]
     write_text_atomic(path, "".join(dumps(row) + "\n" for row in rows))
 

@@ -170,18 +170,26 @@ class Loading:
         return way
 
     def _references(self, prompts: Sequence[str]) -> "dict[str, tuple[Media, ...]]":
-        if self.references is None:
-            return {}
-        from rewarddance.data.references import ReferenceStore
+        return {} if self.references is None else best_references(self.references, prompts, self.reference_count)
 
-        store = ReferenceStore.open(self.references)
-        lacking = store.lacking(prompts)
-        if lacking:
-            raise UsageError(
-                f"{self.references} has no reference image for {len(lacking)} of the prompts, such as {lacking[0]!r}; "
-                "make them with `rewarddance references`"
-            )
-        return {prompt: store.best(prompt, self.reference_count) for prompt in prompts}
+
+def best_references(folder: Path, prompts: Sequence[str], count: int) -> "dict[str, tuple[Media, ...]]":
+    """The best reference images of every prompt.
+
+    Raises:
+        UsageError: A prompt has none.
+        DataError: They cannot be read.
+    """
+    from rewarddance.data.references import ReferenceStore
+
+    store = ReferenceStore.open(folder)
+    lacking = store.lacking(prompts)
+    if lacking:
+        raise UsageError(
+            f"{folder} has no reference image for {len(lacking)} of the prompts, such as {lacking[0]!r}; "
+            "make them with `rewarddance references`"
+        )
+    return {prompt: store.best(prompt, count) for prompt in prompts}
 
 
 def settings_record(
