@@ -107,7 +107,9 @@ def test_a_question_that_several_comparisons_need_is_asked_once(
     model = new_model(kind)
     shown = [order for one in comparisons for order in (one, one.swapped())]
     together = model.prepare_comparisons(shown)
-    assert len(together.questions.inputs["input_ids"]) == questions
+    plan = together.questions.plan  # for the criteria are read once, too
+    assert plan is not None
+    assert len(set(plan.answers)) == questions
     log_odds = model.comparison_loss(together, LossSettings()).log_odds
     alone = [model.comparison_loss(model.prepare_comparisons([one]), LossSettings()).log_odds for one in shown]
     torch.testing.assert_close(log_odds, torch.cat(alone), atol=1e-5, rtol=0)
@@ -170,7 +172,12 @@ def test_prepared_comparisons_travel_between_processes(new_model: NewModel, comp
 
 def test_preparing_does_not_touch_the_weights(new_model: NewModel, comparisons: list[Comparison]):
     model = new_model("pairwise")
-    expected = model.prepare_comparisons(comparisons).questions.inputs
+    padded = model.prepare_comparisons(comparisons[:1]).questions.inputs
+    shared = model.prepare_comparisons(comparisons).questions.plan
     model.module.to("meta")  # weights without values
-    for name, value in model.prepare_comparisons(comparisons).questions.inputs.items():
-        assert torch.equal(value, expected[name])
+    for name, value in model.prepare_comparisons(comparisons[:1]).questions.inputs.items():
+        assert torch.equal(value, padded[name])
+    again = model.prepare_comparisons(comparisons).questions.plan
+    assert shared is not None
+    assert again is not None
+    assert [one.codes.tolist() for one in again.passages] == [one.codes.tolist() for one in shared.passages]

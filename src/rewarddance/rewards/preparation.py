@@ -42,7 +42,7 @@ def prepare(
     by_place = [question for same_place in zip(*encoded, strict=True) for question in same_place]
     return PreparedComparisons(
         ids=tuple(comparison.id for comparison in comparisons),
-        questions=paradigm.backbone.collate(by_place),
+        questions=paradigm.backbone.collate_to_learn(by_place),
         targets=torch.tensor(targets, dtype=torch.float32),
         weights=torch.tensor([comparison.weight for comparison in comparisons], dtype=torch.float32),
     )

@@ -92,6 +92,7 @@ class ServedBackbone:
     picture_from_pixels = _refuse
     encode = _refuse
     collate = _refuse
+    collate_to_learn = _refuse
     answer_hidden = _refuse
     answer_states = _refuse
     last_hidden = _refuse

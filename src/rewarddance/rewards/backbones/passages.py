@@ -9,7 +9,7 @@ A passage reads the passages that it sees, whole, and itself from left to right.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -67,6 +67,15 @@ class PassagePlan:
     answers: tuple[int, ...]
     pictures: tuple[Picture, ...]
     digests: tuple[bytes | None, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of all passages."""
+        return sum(map(len, self.passages))
+
+    def to_learn(self) -> "PassagePlan":
+        """The same with every image read anew: while weights learn, nothing that was read before still holds."""
+        return replace(self, digests=(None,) * len(self.pictures))
 
 
 def feature_of(codes: Int[ndarray, " tokens"]) -> tuple[Int[ndarray, " tokens"], Int[ndarray, " tokens"]]:

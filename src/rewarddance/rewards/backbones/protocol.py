@@ -18,6 +18,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from rewarddance.rewards.backbones.continuation import Continuation
     from rewarddance.rewards.backbones.kept_pictures import KeptPictures
+    from rewarddance.rewards.backbones.passages import PassagePlan
 
 
 AttentionMode = Literal["causal", "blocks"]
@@ -66,9 +67,12 @@ class QuestionBatch:
         inputs: Keyword arguments of the transformers model: `input_ids`, `attention_mask`, `position_ids`,
             `pixel_values`, ...; and for `answer_hidden` alone `feature_index`, when an image is shown more than once,
             and `question_index`, when a question is asked more than once.
+        plan: What questions to learn from have in common, to be read once, in place of `inputs`; None where they are
+            padded. For `answer_hidden` alone.
     """
 
     inputs: dict[str, Tensor]
+    plan: "PassagePlan | None" = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "QuestionBatch":
         """The batch on a device; floating-point inputs in `dtype` when it is given."""
@@ -76,7 +80,8 @@ class QuestionBatch:
             {
                 name: value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
                 for name, value in self.inputs.items()
-            }
+            },
+            self.plan,
         )
 
 
@@ -105,6 +110,9 @@ class Backbone(Protocol):
 
     def collate(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
         """Left-padded batch on the CPU; safe to call in a data-loader worker."""
+
+    def collate_to_learn(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
+        """The same for `answer_hidden` with gradients of the weights: what the questions share may be read once."""
 
     def answer_hidden(self, batch: QuestionBatch) -> Float[Tensor, "batch width"]:
         """Last hidden state (after the final norm) at the answer position, with gradient if enabled."""

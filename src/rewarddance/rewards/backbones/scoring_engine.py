@@ -3,10 +3,11 @@
 - Each distinct image goes through the vision tower once, and is kept for later calls.
 - Questions are cut into passages (see `passages`); what they share is read once, and is kept for later calls too.
 - Passages are packed without padding, so no answer depends on what else is asked.
-- With gradients, only what depends on live pixels is read with a graph.
+- With gradients, only what depends on live pixels is read with a graph; `learning_states` is for weights that learn.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -64,9 +65,29 @@ class ScoringEngine:
         if self._weights.has_changed():
             self.features.clear()
             self.states.clear()
-        plan = plan_passages(questions, lambda one: _positions(layout, one), self._image_token_id, is_blocks)
+        plan = self.plan(questions, layout, is_blocks)
         features = self._picture_features(plan, layout)
         answers = self._read(plan, features)
+        return torch.stack([answers[number] for number in plan.answers])
+
+    def plan(self, questions: Sequence[EncodedQuestion], layout: Layout, is_blocks: bool) -> PassagePlan:
+        """What has to be read to answer the questions; touches no weights. See `answer_states`."""
+        return plan_passages(questions, lambda one: _positions(layout, one), self._image_token_id, is_blocks)
+
+    def learning_states(self, plan: PassagePlan, layout: Layout) -> Float[Tensor, "questions width"]:
+        """The same with a graph down to the weights; nothing is kept from one call to the next.
+
+        All passages are one row, whatever memory is free: where rows are cut changes the rounding, and a run that is
+        resumed has to go on bit by bit.
+
+        Args:
+            plan: Of `PassagePlan.to_learn`.
+            layout: Of the family, as it is now.
+        """
+        features = self._picture_features(plan, layout)
+        device = self._model.get_input_embeddings().weight.device
+        row = pack(plan, range(len(plan.passages)), {}, (), _first_rows(features), device)
+        answers = dict(zip(row.answered, read_row(self._language_model, row, features), strict=True))
         return torch.stack([answers[number] for number in plan.answers])
 
     @torch.no_grad()
@@ -82,9 +103,7 @@ class ScoringEngine:
     def _read(self, plan: PassagePlan, features: Sequence[PictureFeatures]) -> dict[int, Tensor]:
         """Answers by passage."""
         device = self._model.get_input_embeddings().weight.device
-        first_rows = [0]
-        for one in features:
-            first_rows.append(first_rows[-1] + len(one.rows))
+        first_rows = _first_rows(features)
         states = self._known_states(plan)
         pending = _needed(plan, states)
         answers: dict[int, Tensor] = {}
@@ -156,6 +175,11 @@ class ScoringEngine:
 def _positions(layout: Layout, question: EncodedQuestion) -> Tensor:
     positions = layout.position_ids([question], attention_mask_of([question.token_ids]))
     return positions.reshape(-1, len(question.token_ids))  # (axes, length)
+
+
+def _first_rows(features: Sequence[PictureFeatures]) -> list[int]:
+    """Where the features of each image begin among those of all."""
+    return [0, *accumulate(len(one.rows) for one in features)]
 
 
 def _needed(plan: PassagePlan, states: dict[int, States]) -> list[int]:

@@ -22,6 +22,9 @@ from rewarddance.rewards.backbones.scoring_engine import ScoringEngine
 
 _LANGUAGE_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _FEATURE_INDEX, _QUESTION_INDEX = "feature_index", "question_index"
+_LEAST_SAVING = (
+    1.25  # padded over shared tokens below which padded questions learn faster: measured, docs/performance.md
+)
 
 
 class VisionLanguageBackbone:
@@ -103,8 +106,18 @@ class VisionLanguageBackbone:
             inputs[_FEATURE_INDEX] = self.layout.feature_index(distinct, [numbers[id(picture)] for picture in shown])
         return QuestionBatch(inputs)
 
+    def collate_to_learn(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
+        """What the questions share is read once where that saves enough tokens, as with criteria; else `collate`."""
+        plan = self.engine.plan(questions, self.layout, is_blocks=self.attention == "blocks")
+        asked = {id(question): len(question.token_ids) for question in questions}
+        if plan.tokens * _LEAST_SAVING > len(asked) * max(asked.values()):
+            return self.collate(questions)
+        return QuestionBatch({}, plan.to_learn())
+
     def answer_hidden(self, batch: QuestionBatch) -> Float[Tensor, "batch width"]:
         """Last hidden state (after the final norm) at the answer position, with gradient if enabled."""
+        if batch.plan is not None:
+            return self.engine.learning_states(batch.plan, self.layout)
         return self.last_hidden(batch, 1)[:, 0]
 
     def answer_states(self, questions: Sequence[EncodedQuestion]) -> Float[Tensor, "batch width"]:
