@@ -1,6 +1,17 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
-from rewarddance.lab.alignment_study import alignment_cells, guarded_summary
+from rewarddance.core.files import write_json_atomic
+from rewarddance.lab.alignment_study import (
+    WAYS,
+    AlignmentCell,
+    alignment_cells,
+    guarded_summary,
+    write_alignment_results,
+)
 from rewarddance.lab.seeds import mean_and_half_width
 
 
@@ -28,3 +39,43 @@ def test_the_summary_is_of_gains_over_seeds():
     assert summary["gold_gain_high"] == pytest.approx(0.1248, abs=1e-4)
     assert summary["diversity_ratio"] == pytest.approx(0.9)
     assert summary["seeds"] == [0, 1, 2]
+
+
+def _row(step: int) -> dict[str, object]:
+    return {"optimizer_step": step, "spread": 1.0, "diversity": 1.0, "proxy": float(step), "extra": {"gold": 0.5}}
+
+
+def _run(cell: AlignmentCell, every: int) -> dict[str, object]:
+    steps = range(0, WAYS[cell.way].optimizer_steps + 1, every)
+    evaluations = [_row(step) for step in steps]
+    return {"run": cell.name, **asdict(cell), "ending": "complete", "drawing": 0, "evaluations": evaluations}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for cell in alignment_cells((0,)):
+        accuracy = {split: {"accuracy": {"estimate": 0.9}} for split in ("test_in", "test_out")}
+        write_json_atomic(_made(tmp_path / f"{cell.size}-{cell.kind}-4000-0") / "row.json", accuracy)
+    return tmp_path
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_a_study_made_in_parts_keeps_what_was_made_with_its_settings(tmp_path: Path, models: Path):
+    kept, other = (
+        _run(cell, WAYS[cell.way].evaluate_every if cell.way == "flow_grpo" else 1)
+        for cell in alignment_cells((0,), ("nano",), ("scalar",), ("flow_grpo", "refl"))
+    )
+    figures = {"gold_before": 0.5, "gold_after": 0.6, "diversity_before": 1.0, "diversity_after": 1.0}
+    guarded = [{"seed": seed, **figures} for seed in (0, 1)]
+    write_json_atomic(tmp_path / "alignment.json", {"guarded": guarded, "rows": [kept, other]})
+    write_alignment_results(tmp_path / "alignment.json", [], [], (0,), models)
+    stored = json.loads((tmp_path / "alignment.json").read_text())
+    # looked at every step, the run by ReFL is none of this study
+    assert [row["run"] for row in stored["rows"]] == stored["made_earlier"] == ["nano-scalar-flow_grpo-0"]
+    assert stored["guarded"] == guarded
+    assert stored["summary"]["gold_gain"] == pytest.approx(0.1)
+    assert stored["is_complete"] is False

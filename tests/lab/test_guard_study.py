@@ -68,6 +68,7 @@ def test_the_summary_counts_both_detectors_on_the_same_runs(hacking, healthy):
     figures = summary([row_of(run, GuardConfig(), SpreadConfig()) for run in (hacking, healthy)])
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
     assert (figures["caught"], figures["false_alarms"]) == (1, 0)
+    assert (figures["alarms_before_peak"], figures["delay_median"]) == (0, 20)
     assert (figures["spread_alone"]["caught"], figures["spread_alone"]["false_alarms"]) == (0, 1)
 
 

@@ -8,6 +8,14 @@ import typer
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_transformers_bars, progress
 
+_Size = Literal["nano", "micro", "small"]
+
+_SIZED = ("alignment", "context", "reasoning")
+_PARTS = {
+    "alignment": ("guarded", "refl", "refl_augmented", "flow_grpo"),
+    "context": ("instructions", "references"),
+}
+
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
 
 
@@ -88,13 +96,34 @@ def study(
     results: Annotated[Path, typer.Option(help="Folder for NAME.json.")] = Path("docs/results"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    size: Annotated[
+        list[Literal["nano", "micro", "small"]] | None,
+        typer.Option(help="Only models of this size (repeatable); for alignment, context and reasoning."),
+    ] = None,
+    part: Annotated[
+        list[Literal["refl", "refl_augmented", "flow_grpo", "guarded", "instructions", "references"]] | None,
+        typer.Option(
+            help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded; of context "
+            "instructions, references. What NAME.json holds of the rest stays."
+        ),
+    ] = None,
 ) -> None:
     """Run a study of the lab: every run of it that is not finished, then its table."""
+    from rewarddance.core.errors import UsageError
+
+    parts = _PARTS.get(name, ())
+    if size and name not in _SIZED:
+        raise UsageError(f"the study {name} is not made by size; leave --size out")
+    if odd := [one for one in part or () if one not in parts]:
+        known = f"its parts are {', '.join(parts)}" if parts else "it has no parts; leave --part out"
+        raise UsageError(f"the study {name} has no part {odd[0]}; {known}")
+    sizes: tuple[_Size, ...] = tuple(size or ("nano", "micro", "small"))
+    wanted = tuple(part or parts)
     hide_transformers_bars()
     results.mkdir(parents=True, exist_ok=True)  # before the hours of work whose results go there
     match name:
         case "alignment":
-            _alignment_study(out, results, seeds, jobs)
+            _alignment_study(out, results, seeds, jobs, sizes, wanted)
         case "guard":
             _guard_study(out, results, seeds, jobs)
         case "search":
@@ -102,9 +131,9 @@ def study(
         case "overoptimization":
             _overoptimization_study(out, results, seeds, jobs)
         case "context":
-            _context_study(out, results, seeds, jobs)
+            _context_study(out, results, seeds, jobs, sizes, wanted)
         case "reasoning":
-            _reasoning_study(out, results, seeds, jobs)
+            _reasoning_study(out, results, seeds, jobs, sizes)
         case "paradigms" | "learning_curve":
             _reward_study(name, out, results, seeds, jobs)
 
@@ -121,8 +150,11 @@ def _reward_study(
     print(markdown_table(rows))
 
 
-def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+def _alignment_study(
+    out: Path, results: Path, seeds: int, jobs: int, sizes: tuple[_Size, ...], parts: tuple[str, ...]
+) -> None:
     from rewarddance.lab.alignment_study import (
+        WAYS,
         AlignmentStudy,
         alignment_cells,
         guarded_summary,
@@ -131,14 +163,16 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
         write_alignment_results,
     )
 
-    cells = alignment_cells(range(seeds))
+    cells = alignment_cells(range(seeds), sizes, ways=tuple(way for way in WAYS if way in parts))
     asked = AlignmentStudy(out / "alignment", out, cells, judge_seeds=tuple(range(max(2, seeds))), jobs=jobs)
-    with progress("the largest reward model, with the guard", seeds) as show:
-        guarded = run_guarded(asked, range(seeds), show)
+    guarded = []
+    if "guarded" in parts:
+        with progress("the largest reward model, with the guard", seeds) as show:
+            guarded = run_guarded(asked, range(seeds), show)
+        print_json(guarded_summary(guarded))
     with progress("study alignment", len(cells)) as show:
         folders = run_alignments(asked, show)
-    print_json(guarded_summary(guarded))
-    print(write_alignment_results(results / "alignment.json", guarded, folders, len(cells), out))
+    print(write_alignment_results(results / "alignment.json", guarded, folders, range(seeds), out))
 
 
 def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
@@ -175,7 +209,9 @@ def _overoptimization_study(out: Path, results: Path, seeds: int, jobs: int) -> 
     print_json(write_curve_results(results / "overoptimization.json", curves))
 
 
-def _context_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+def _context_study(
+    out: Path, results: Path, seeds: int, jobs: int, sizes: tuple[_Size, ...], parts: tuple[str, ...]
+) -> None:
     from rewarddance.lab.context_study import (
         InstructionStudy,
         instruction_cells,
@@ -186,16 +222,19 @@ def _context_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
     from rewarddance.lab.reward_study import StudySettings
 
     runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
-    words = InstructionStudy(out / "context", runs, instruction_cells(range(seeds)))
+    cells = instruction_cells(range(seeds), sizes) if "instructions" in parts else ()
+    words = InstructionStudy(out / "context", runs, cells)
     with progress("study context: instructions", len(words.cells)) as show:
         rows = run_instructions(words, show)
-    images = ReferenceStudy(out / "context" / "references", out, reference_cells(range(seeds)), jobs=jobs)
-    with progress("study context: reference images", len(images.cells)) as show:
-        rewarded = run_references(images, show)
-    print_json(write_context_results(results / "context.json", (words, rows), (images, rewarded)))
+    references = None
+    if "references" in parts:
+        images = ReferenceStudy(out / "context" / "references", out, reference_cells(range(seeds), sizes), jobs=jobs)
+        with progress("study context: reference images", len(images.cells)) as show:
+            references = images, run_references(images, show)
+    print_json(write_context_results(results / "context.json", (words, rows), references))
 
 
-def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int, sizes: tuple[_Size, ...]) -> None:
     from rewarddance.lab.reasoning_study import (
         ReasoningStudy,
         reasoning_cells,
@@ -205,7 +244,7 @@ def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
     from rewarddance.lab.reward_study import StudySettings
 
     runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
-    asked = ReasoningStudy(out / "reasoning", runs, reasoning_cells(range(seeds)))
+    asked = ReasoningStudy(out / "reasoning", runs, reasoning_cells(range(seeds), sizes))
     with progress("study reasoning", len(asked.cells)) as show:
         rows = run_reasoning(asked, show)
     print_json(write_reasoning_results(results / "reasoning.json", asked, rows))

@@ -19,7 +19,10 @@ from typing import Any, Literal
 
 import torch
 
+from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.guard import GuardConfig
+from rewarddance.config.loader import load_config
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.data.prompts import read_prompts
 from rewarddance.evaluation.evaluation_file import package_versions
@@ -38,6 +41,7 @@ from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
 from rewarddance.lab.processes import make_all
+from rewarddance.lab.recorded_results import joined, recorded
 from rewarddance.lab.reward_study import StudyRun, made_model
 from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.reports.json_files import read_json_lines
@@ -58,16 +62,17 @@ class Way:
     shift: int = 0
     noise: float = 0.0
     batch_size: int = 8
+    evaluate_every: int = 8
 
 
 WAYS: dict[WayName, Way] = {
-    "refl": Way("refl", 1e-3, 80),
+    "refl": Way("refl", 1e-3, 160, evaluate_every=20),
     "refl_augmented": Way("refl", 5e-4, 40, velocity_weight=0.1, shift=3, noise=0.03),
     "flow_grpo": Way("flow_grpo", 1.5e-3, 48, batch_size=64),
 }
 """Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
 
-EVALUATE_EVERY, EVALUATION_PROMPTS, EVALUATION_SAMPLES = 8, 33, 3
+EVALUATION_PROMPTS, EVALUATION_SAMPLES = 33, 3
 COMPARISONS = 4000
 GUARDED_STEPS, GUARDED_BATCH = 360, 16
 GUARDED_RATE = 1e-3
@@ -168,16 +173,16 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
     """One run in a process of its own; what it leaves is its curves and pictures, without weights."""
     torch.set_num_threads(1)
     folder = study.folder / f"drawing-{study.drawing}" / cell.name
-    finished = folder / FINISHED_NAME
-    if not finished.is_file():
-        way = WAYS[cell.way]
+    finished, way = folder / FINISHED_NAME, WAYS[cell.way]
+    if finished.is_file():
+        _require_way(folder, way)
+    else:
         run = LabAlignment(
             folder=folder,
             prompts=study.prompts,
             references=study.references,
             reward=study.model(cell.size, cell.kind, cell.seed),
             judges=study.judges(cell),
-            evaluate_every=EVALUATE_EVERY,
             evaluation_prompts=EVALUATION_PROMPTS,
             evaluation_samples=EVALUATION_SAMPLES,
             seed=cell.seed,
@@ -188,6 +193,14 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
         shutil.rmtree(folder / "generator", ignore_errors=True)
         write_json_atomic(finished, {**asdict(cell), "ending": result.ending, "drawing": study.drawing})
     return folder
+
+
+def _require_way(folder: Path, way: Way) -> None:
+    """Runs of different length are no one table."""
+    made = load_config(AlignConfig, folder / "config.yaml")
+    found = (made.optimizer_steps, made.evaluate_every, made.optimizer.learning_rate)
+    if found != (way.optimizer_steps, way.evaluate_every, way.learning_rate):
+        raise UsageError(f"{folder} is a run with other settings than the study's; give another --out, or remove it")
 
 
 def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[int], None] | None = None) -> list[Any]:
@@ -214,37 +227,51 @@ def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_alignment_results(
-    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], asked: int, models: Path
+    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], seeds: Sequence[int], models: Path
 ) -> str:
     """Write `alignment.json`: summary of the guarded runs, their rows, and what became of every other run.
 
+    What the file holds already of the same study, and is not made now, stays.
+
     Args:
         path: The file.
-        guarded: Rows of `run_guarded`.
+        guarded: Rows of `run_guarded`; none keeps those of the file.
         runs: Folders of the other runs that are finished.
-        asked: How many of them the study has; the file says whether it is complete.
+        seeds: Of the whole study; the file says whether it is complete.
         models: Folder of the runs of `lab study paradigms`.
 
     Returns:
         The tables of the other runs, as Markdown.
     """
-    curves = [
+    earlier = recorded(path)
+    made = [
         {"run": folder.name, **json.loads((folder / FINISHED_NAME).read_text()), "evaluations": _curves(folder)}
         for folder in runs
     ]
+    cells = [cell.name for cell in alignment_cells(seeds)]
+    curves = joined([row for row in earlier.get("rows", ()) if _is_as_now(row)], made, cells, lambda row: row["run"])
     outcomes = [outcome(row, models) for row in curves]
+    guarded = guarded or earlier.get("guarded", [])
     content = {
         "study": "alignment",
         "command": "rewarddance lab study alignment",
         "versions": package_versions(),
-        "is_complete": len(runs) == asked,
-        "summary": guarded_summary(guarded),
+        "is_complete": len(curves) == len(cells) and bool(guarded),
+        "made_earlier": sorted({row["run"] for row in curves} - {row["run"] for row in made}),
+        "summary": guarded_summary(guarded) if guarded else None,
         "guarded": list(guarded),
         "outcomes": outcome_summary(outcomes),
         "rows": curves,
     }
     write_json_atomic(path, content)
     return outcome_tables(outcomes)
+
+
+def _is_as_now(row: dict[str, Any]) -> bool:
+    """Whether a recorded run was looked at when the study looks."""
+    way = WAYS[row["way"]]
+    steps = [one["optimizer_step"] for one in row["evaluations"]]
+    return steps == list(range(0, way.optimizer_steps + 1, way.evaluate_every))
 
 
 def _curves(folder: Path) -> list[dict[str, Any]]:

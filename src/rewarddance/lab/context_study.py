@@ -10,7 +10,7 @@ Source:
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -26,7 +26,14 @@ from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.learning import BEST_RATES, MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.reference_study import ReferenceStudy, accuracies, draw_pictures, reference_summary
+from rewarddance.lab.recorded_results import joined, recorded
+from rewarddance.lab.reference_study import (
+    ReferenceStudy,
+    accuracies,
+    draw_pictures,
+    reference_cells,
+    reference_summary,
+)
 from rewarddance.lab.reward_study import SIZES, StudySettings, figures, study_data
 
 InstructionName = Literal["none", "generic", "overall"]
@@ -120,36 +127,51 @@ def instruction_summary(study: InstructionStudy) -> dict[str, Any]:
 def write_context_results(
     path: Path,
     instructions: tuple[InstructionStudy, Sequence[dict[str, Any]]],
-    references: tuple[ReferenceStudy, Sequence[dict[str, Any]]],
+    references: tuple[ReferenceStudy, Sequence[dict[str, Any]]] | None,
 ) -> dict[str, Any]:
     """Write `context.json`: both summaries, and a row a model; returns the summaries.
+
+    What the file holds of other sizes stays.
 
     Args:
         path: The file.
         instructions: That study, with its rows.
-        references: The other one, with its rows.
+        references: The other one, with its rows; None keeps what the file holds of it.
     """
-    gold = draw_pictures(references[0])
-    rewarded = references[0].rewarded
-    summary = {
-        "instructions": instruction_summary(instructions[0]),
-        "references": reference_summary(references[1], gold, rewarded),
-    }
-    rows = {"instructions": list(instructions[1]), "references": accuracies(references[1], gold, rewarded)}
+    earlier = recorded(path)
+    kept, kept_rows = earlier.get("summary", {}), earlier.get("rows", {})
+    asked = [_cell_key(asdict(cell)) for cell in instruction_cells(instructions[0].runs.seeds)]
+    words = joined(kept_rows.get("instructions", ()), instructions[1], asked, _cell_key)
+    by_size = {**kept.get("instructions", {}), **instruction_summary(instructions[0])}
+    summary = {"instructions": by_size, "references": kept.get("references", {})}
+    rows = {"instructions": words, "references": kept_rows.get("references", [])}
+    pictures = earlier.get("pictures")
+    if references is not None:
+        gold, rewarded = draw_pictures(references[0]), references[0].rewarded
+        summary["references"] = {**summary["references"], **reference_summary(references[1], gold, rewarded)}
+        every = [(cell.size, cell.seed) for cell in reference_cells(instructions[0].runs.seeds)]
+        made = accuracies(references[1], gold, rewarded)
+        rows["references"] = joined(rows["references"], made, every, lambda row: (row["size"], row["seed"]))
+        pictures = {"prompts": len(gold), "rewarded": rewarded}
     content = {
         "study": "context",
         "command": "rewarddance lab study context",
         "versions": package_versions(),
-        "is_complete": set(instructions[0].cells) >= set(instruction_cells(instructions[0].runs.seeds)),
+        "is_complete": len(words) == len(asked)
+        and len(rows["references"]) == len(SIZES) * len(instructions[0].runs.seeds),
         "split_sizes": dict(instructions[0].runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
         "learning_rates": BEST_RATES,
-        "pictures": {"prompts": len(gold), "rewarded": rewarded},
+        "pictures": pictures,
         "summary": summary,
         "rows": rows,
     }
     write_json_atomic(path, content)
     return summary
+
+
+def _cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["size"], row["instruction"], row["seed"]
 
 
 def _answers(study: InstructionStudy, size: BaseSize, name: InstructionName) -> SeedRows:

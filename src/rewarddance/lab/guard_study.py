@@ -129,6 +129,7 @@ def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str,
         "run": run.name,
         "way": run.way,
         **asdict(run.curve),
+        "peak_step": run.steps[run.curve.peak_index],
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
         "guard": judged(run, guard),
         "guard_defaults": judged(run, GuardConfig()),
@@ -137,7 +138,11 @@ def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str,
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Catches and false alarms of the guard, and the same of it at its defaults and of the spread alone."""
+    """Catches and false alarms of the guard, and the same of it at its defaults and of the spread alone.
+
+    Of the runs that were caught, the share of gold's peak that the roll-back keeps, how many optimizer steps the alarm
+    comes behind the peak, and how often before it: until then such a run is healthy.
+    """
     hacks = np.array([row["hacks"] for row in rows])
     return {
         "hacking_runs": int(hacks.sum()),
@@ -186,11 +191,15 @@ def write_guard_results(
 def _figures(rows: Sequence[dict[str, Any]], hacks: np.ndarray, detector: str) -> dict[str, Any]:
     alarms = np.array([row[detector]["alarm_step"] is not None for row in rows])
     confusion = detector_confusion(hacks, alarms)
-    kept = [row[detector]["kept_share"] for row in rows if row["hacks"] and row[detector]["alarm_step"] is not None]
+    caught = [row for row in rows if row["hacks"] and row[detector]["alarm_step"] is not None]
+    kept = [row[detector]["kept_share"] for row in caught]
+    delays = [row[detector]["alarm_step"] - row["peak_step"] for row in caught]
     return {
         "caught": confusion.caught,
         "catch_interval": confusion.catch_interval,
         "false_alarms": confusion.false_alarms,
         "false_alarm_interval": confusion.false_alarm_interval,
         "gold_kept_median": median(kept) if kept else None,
+        "alarms_before_peak": sum(delay < 0 for delay in delays),
+        "delay_median": median(delays) if delays else None,
     }

@@ -10,8 +10,8 @@ import numpy as np
 from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.lab.guard_study import Recorded, judged
 
-LOOKS = 10
-"""Evaluations of a run of the study, behind the base's."""
+LOOKS = 8
+"""Evaluations of a run of bare ReFL, behind the base's."""
 
 _ERROR_RATES = ((0.05, 0.01), (0.1, 0.02), (0.1, 0.1), (0.2, 0.05), (0.2, 0.2), (0.3, 0.3))
 _SPREADS: tuple[Literal["score", "reward"], ...] = ("score", "reward")

@@ -1,9 +1,11 @@
-"""Runs of a study, each in a process of its own."""
+"""Runs of a study, each in a process of its own, which ends with the study."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TypeVar
+
+from rewarddance.core.parent_process import end_with_parent
 
 Made = TypeVar("Made")
 Run = TypeVar("Run")
@@ -20,7 +22,7 @@ def make_all(
         jobs: Runs at a time.
         on_done: Called with the number of finished runs.
     """
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = [pool.submit(make, run) for run in runs]
         for done, _ in enumerate(as_completed(futures), start=1):
             if on_done is not None:

@@ -42,6 +42,7 @@ from rewarddance.lab.learning import (
 )
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain, share_kept
 from rewarddance.lab.processes import make_all
+from rewarddance.lab.recorded_results import joined, recorded
 from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
 from rewarddance.lab.teacher import LabTeacher, lab_judge
 from rewarddance.rewards.protocol import RewardModel
@@ -156,16 +157,23 @@ def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[st
 
 
 def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write `reasoning.json`: a summary by size, number of comparisons and way, and every row; returns the summary."""
-    summary: dict[str, Any] = {}
+    """Write `reasoning.json`: a summary by size, number of comparisons and way, and every row; returns the summary.
+
+    What the file holds of other sizes or numbers of comparisons stays.
+    """
+    earlier = recorded(path)
+    summary: dict[str, Any] = earlier.get("summary", {})
+    cells = reasoning_cells(study.runs.seeds)
+    asked = [_row_key({**asdict(cell), "way": way}) for cell in cells for way in cell.ways]
+    every = joined(earlier.get("rows", ()), rows, asked, _row_key)
     for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
-        cells = [cell for cell in study.cells if (cell.size, cell.comparisons) == (size, count)]
-        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in cells} for way in cells[0].ways}
+        own = [cell for cell in study.cells if (cell.size, cell.comparisons) == (size, count)]
+        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in own} for way in own[0].ways}
         summary.setdefault(size, {})[str(count)] = ways_summary(answers)
     content = {
         "study": "reasoning",
         "command": "rewarddance lab study reasoning",
-        "is_complete": set(study.cells) >= set(reasoning_cells(study.runs.seeds)),
+        "is_complete": len(every) == len(asked),
         "versions": package_versions(),
         "split_sizes": dict(study.runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
@@ -180,10 +188,14 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
             for seed in dict.fromkeys(cell.seed for cell in study.cells)
         },
         "summary": summary,
-        "rows": list(rows),
+        "rows": every,
     }
     write_json_atomic(path, content)
     return summary
+
+
+def _row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["size"], row["comparisons"], row["seed"], row["way"]
 
 
 def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:

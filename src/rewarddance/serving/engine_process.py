@@ -7,7 +7,6 @@ does not even load torch.
 
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import threading
@@ -17,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from rewarddance.core.errors import ModelError, RewardDanceError
+from rewarddance.core.parent_process import end_with_parent
 from rewarddance.serving.engine import Answer, Engine, EngineFacts
 from rewarddance.serving.refusals import RefusedError
 from rewarddance.serving.work import Work
@@ -108,7 +108,8 @@ def _serve(load: Callable[[], Engine], service: Connection) -> None:
     # Ctrl-C and a stop of the whole group reach this process too; the service still wants its last answers.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_service, name="service watch", daemon=True).start()
+    # A service that is killed leaves no process behind that holds its device, not even one that is busy or loads.
+    end_with_parent()
     try:
         engine = load()
     except Exception as error:
@@ -123,14 +124,6 @@ def _serve(load: Callable[[], Engine], service: Connection) -> None:
             service.send(_Reply(engine.run(works), engine.lost_device.is_set()))
     except (EOFError, OSError):
         return  # the service has ended
-
-
-def _end_with_the_service() -> None:
-    """A service that is killed leaves no process behind that holds its device, not even one that is busy or loads."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _sendable(error: Exception) -> Exception:

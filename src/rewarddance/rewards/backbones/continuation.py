@@ -4,6 +4,7 @@ Rows end at different times. A row that has ended is fed padding that nothing at
 other row's, is what it would be alone.
 """
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,8 +74,8 @@ class Continuation:
             attention_mask=self.attention_mask,
             # Text moves along all axes at once, so that families with three axes take the same numbers for each.
             position_ids=positions if self.position_axes == 1 else positions.expand(self.position_axes, -1, -1),
-            past_key_values=self.cache,
             use_cache=True,
+            **_kept_in(self.model, self.cache),
         )
         self.next_positions = self.next_positions + count * shown
         self.hidden = torch.where(is_fed[:, None], output.last_hidden_state[:, -1], self.hidden)
@@ -88,7 +89,7 @@ def begin(model: Any, inputs: dict[str, Any]) -> Continuation:
         inputs: Its keyword arguments for left-padded questions.
     """
     cache = GrowingCache()
-    output = model(**inputs, past_key_values=cache, use_cache=True)
+    output = model(**inputs, use_cache=True, **_kept_in(model, cache))
     positions: Tensor = inputs["position_ids"]
     last = positions[..., -1]  # (rows,) or (axes, rows)
     return Continuation(
@@ -99,3 +100,9 @@ def begin(model: Any, inputs: dict[str, Any]) -> Continuation:
         hidden=output.last_hidden_state[:, -1],
         position_axes=1 if positions.ndim == 2 else positions.shape[0],
     )
+
+
+def _kept_in(model: Any, cache: GrowingCache) -> dict[str, GrowingCache]:
+    """The cache as a keyword argument; transformers 5.24 renamed it."""
+    renamed = "cache" in inspect.signature(model.forward).parameters
+    return {"cache" if renamed else "past_key_values": cache}
