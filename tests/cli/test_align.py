@@ -140,7 +140,7 @@ def test_every_method_tunes_every_family(
 
 
 def test_a_guarded_run_says_what_the_guard_says(recipe: Recipe, judge: Path, capsys: pytest.CaptureFixture[str]):
-    words = ("--set", "guard={}", "--set", f"judges=[{{model: {judge}}}]", "--json")
+    words = ("--set", "guard={}", "--set", f"judges=[{{model: {judge}, shift: 1}}]", "--json")
     assert run("align", recipe.write(), *words) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["is_finished"]

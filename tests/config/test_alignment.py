@@ -79,3 +79,17 @@ def test_keys_of_the_methods_are_listed_once_with_the_methods_that_have_them():
     assert fields["method.name"].default == "refl"
     assert fields["method.group_size"].meaning.startswith("For `flow_grpo`, `diffusion_nft`: ")
     assert fields["rewards[].model"].default is None
+
+
+@pytest.mark.parametrize("setting", ["pretraining_data=references", "pretraining_steps=10"])
+def test_a_weight_that_does_not_draw_towards_the_reference_policy_to_the_end_is_none_to_raise(setting: str):
+    given = ("guard.action=raise_kl", "judges=[{model: j}]", "regulariser.pretraining_weight=1")
+    assert "no weight to raise" in problem(*given, f"regulariser.{setting}")
+
+
+def test_a_reward_is_not_its_own_held_out_judge():
+    own = ("rewards=[{model: runs/one/model}]",)
+    assert "which is a reward as well" in problem(*own, "judges=[{model: runs/one/model/}]")
+    # on moved pictures, or by other criteria, it may serve where there is no other model
+    for judge in ("{model: runs/one/model, shift: 3}", "{model: runs/one/model, instruction: aesthetics}"):
+        load_config(AlignConfig, None, [*NEEDED, *own, f"judges=[{judge}]"])

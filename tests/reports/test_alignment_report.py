@@ -17,6 +17,7 @@ from rewarddance.reports.run_files import read_run
 from rewarddance.reports.run_report import report_run
 from rewarddance.reports.sections import (
     Charts,
+    Estimate,
     Figures,
     Finding,
     Guide,
@@ -156,11 +157,14 @@ def test_two_runs_have_a_chart_for_each_curve_and_a_line_for_each_run(tmp_path: 
     assert "Held-out micro" in charts
 
 
-def test_two_runs_have_a_table_of_where_they_ended(tmp_path: Path) -> None:
-    runs = [read_run(run_folder(tmp_path, name)) for name in ("refl", "flow_grpo")]
+def test_two_runs_have_a_table_of_the_policies_that_they_kept(tmp_path: Path) -> None:
+    stayed = [evaluation(step, action="none") for step in STEPS]
+    runs = [read_run(run_folder(tmp_path, "refl")), read_run(run_folder(tmp_path, "flow_grpo", stayed))]
     (table,) = alignment_figures(runs).blocks
     assert isinstance(table, Table)
-    assert table.rows[0] == ("refl", 3.0, 0.2, 0.6, pytest.approx(0.4), "hacking, first at step 60")
+    # rolled back to step 40, and left at step 60
+    assert table.rows[0] == ("refl", 2.0, 1.0, 0.7, pytest.approx(0.6), "hacking, first at step 60")
+    assert table.rows[1] == ("flow_grpo", 3.0, 0.2, 0.6, pytest.approx(0.4), "hacking, first at step 60")
 
 
 def test_an_interval_stored_beside_a_curve_becomes_its_band(tmp_path: Path) -> None:
@@ -177,12 +181,22 @@ def test_a_page_without_a_held_out_judge_says_what_it_cannot_tell(tmp_path: Path
 
 
 def test_the_highest_value_is_given_where_the_last_is_not_the_highest(tmp_path: Path) -> None:
-    (block,) = alignment_figures([read_run(run_folder(tmp_path))]).blocks
+    rows = [evaluation(step, action="none") for step in STEPS]
+    (block,) = alignment_figures([read_run(run_folder(tmp_path, rows=rows))]).blocks
     assert isinstance(block, Figures)
     notes = {figure.label: figure.note for figure in block.figures}
     assert notes["proxy"] == "log-odds, from 0.000 at step 0"
     assert notes["gold"] == "from 0.500 at step 0\nhighest 0.700 at step 40"
     assert notes["diversity, share of the start's"] == "0.200, was 0.500"
+
+
+def test_after_a_roll_back_the_figures_are_those_of_the_policy_that_was_kept(tmp_path: Path) -> None:
+    (block,) = alignment_figures([read_run(run_folder(tmp_path))]).blocks
+    assert isinstance(block, Figures)
+    figures = {figure.label: figure for figure in block.figures}
+    assert figures["gold"].value == Estimate(0.7)
+    assert figures["gold"].note == "from 0.500 at step 0\nof the policy that was kept, step 40"
+    assert figures["proxy"].note.endswith("highest 3.000 at step 60\nof the policy that was kept, step 40")
 
 
 def test_the_gravest_verdict_is_the_one_in_front(tmp_path: Path) -> None:
@@ -269,9 +283,18 @@ def test_kinds_of_prompts_are_columns_with_their_mean_in_front(tmp_path: Path) -
     assert [column.title for column in table.columns] == ["Policy", "Mean of kinds", "counting", "two objects"]
     assert table.rows == (
         ("before, step 0", 0.25, 0.0, 0.5),
-        ("kept by held-out judges, step 40", 0.45, 0.4, 0.5),
-        ("after, step 60", 0.55, 0.6, 0.5),
+        ("kept, step 40", 0.45, 0.4, 0.5),
+        ("not kept, step 60", 0.55, 0.6, 0.5),
     )
+
+
+def test_only_a_roll_back_keeps_another_policy_than_the_last(tmp_path: Path) -> None:
+    rows = [evaluation(step, action="none", extra={"kind:counting": 0.5}) for step in STEPS]
+    sections = {section.title: section for section in alignment_sections([read_run(run_folder(tmp_path, rows=rows))])}
+    (table,) = sections["Kinds of prompts"].blocks
+    assert isinstance(table, Table)
+    labels = ["before, step 0", "best by held-out judges, step 40", "after, step 60"]
+    assert [row[0] for row in table.rows] == labels
 
 
 def test_figures_inside_figures_of_a_step_get_charts_of_their_own(tmp_path: Path) -> None:

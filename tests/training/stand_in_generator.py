@@ -134,7 +134,7 @@ def align_config(folder: Path, method: str | dict[str, object] = "refl", **chang
     }
     settings: dict[str, object] = {
         "generator": {"path": "unused", "lora": {"rank": 4, "alpha": 8}},
-        "rewards": [{"model": "unused"}],
+        "rewards": [{"model": "unused_reward"}],
         "prompts": {"train": str(prompts)},
         "method": methods[method] if isinstance(method, str) else method,
         "optimizer": {"learning_rate": 5e-3, "warmup_share": 0.0},

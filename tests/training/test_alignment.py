@@ -1,5 +1,7 @@
 import json
 import logging
+import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image
 from rewarddance.config.guard import GuardConfig
 from rewarddance.core.errors import (
     CheckpointError,
+    DataError,
     DeviceMemoryError,
+    MediaError,
     ModelError,
     NonFiniteError,
     RewardError,
@@ -23,6 +27,7 @@ from rewarddance.training import alignment_run
 from rewarddance.training.alignment import align
 from rewarddance.training.alignment_inputs import configured_judges, diversity_features
 from rewarddance.training.guard import Guard
+from rewarddance.training.guard_observation import Observation
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.regulariser import Pretraining
 from rewarddance.training.reward_signal import Patience, RewardSignal, ScorerReward
@@ -527,7 +532,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     ("changes", "key"),
     [
         ({"optimizer": {"learning_rate": 5e-3, "warmup_share": 0.5}}, "another optimizer.warmup_share;"),
-        ({"rewards": [{"model": "unused"}, {"model": "more"}]}, "another rewards.1.model, rewards.1.weight;"),
+        ({"rewards": [{"model": "unused_reward"}, {"model": "more"}]}, "another rewards.1.model, rewards.1.weight;"),
         ({"batch_size": 4}, "another batch_size;"),
     ],
 )
@@ -592,3 +597,115 @@ def test_an_evaluation_may_have_a_batch_size_of_its_own(tmp_path):
 
     assert (seen[None], seen[4]) == ([6] * 3, [4, 2] * 3)
     assert [row["proxy"] for row in rows[4]] == pytest.approx([row["proxy"] for row in rows[None]], abs=1e-5)
+
+
+def test_a_stop_in_the_last_update_leaves_the_last_look_to_the_resumed_run(tmp_path, monkeypatch):
+    original, calls = torch.optim.AdamW.step, []
+
+    def step(optimizer, *arguments):
+        calls.append(1)
+        original(optimizer, *arguments)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        stopped = align(align_config(tmp_path), StandInGenerator(), reward_of(), judges=JUDGES)
+    assert (stopped.ending, stopped.generator_folder, stopped.optimizer_steps) == ("interrupted", None, 4)
+    assert [row["optimizer_step"] for row in rows_of(tmp_path / "run/evaluations.jsonl")] == [0, 2]
+    resumed = align(align_config(tmp_path), StandInGenerator(), reward_of(), judges=JUDGES, resume=True)
+    assert resumed.is_finished
+    assert [row["optimizer_step"] for row in rows_of(tmp_path / "run/evaluations.jsonl")] == [0, 2, 4]
+
+
+def test_scores_by_kind_of_prompt_are_those_of_the_proxy(tmp_path):
+    prompts = tmp_path / "held_out.jsonl"
+    kinds = {"a red thing": "colour", "a blue thing": "colour", "two things": "counting", "a thing": None}
+    prompts.write_text("".join(json.dumps({"prompt": text, "kind": kind}) + "\n" for text, kind in kinds.items()))
+    config = align_config(
+        tmp_path, prompts={"train": str(prompts), "held_out": str(prompts)}, evaluation_prompts=4, evaluation_samples=2
+    )
+    result = align(config, StandInGenerator(), reward_of(), judges=JUDGES)
+    row = rows_of(result.folder / "evaluations.jsonl")[-1]
+    seen = Observation.from_json(rows_of(result.folder / "observations.jsonl")[-1])
+    scores = dict(zip(seen.prompts, seen.scores.mean(axis=1), strict=True))
+    colour = (scores["a red thing"] + scores["a blue thing"]) / 2
+    assert row["extra"] == pytest.approx({"kind:colour": colour, "kind:counting": scores["two things"]})
+    # Who measures kinds of its own knows better.
+    own = align(
+        config.model_copy(update={"out": tmp_path / "own"}),
+        StandInGenerator(),
+        reward_of(),
+        lambda generator, step: {"kind:colour": 0.5},
+    )
+    assert rows_of(own.folder / "evaluations.jsonl")[0]["extra"] == {"kind:colour": 0.5}
+
+
+def test_a_resumed_run_forgets_pictures_of_moments_that_come_again(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), judges=JUDGES)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000004")
+    later = tmp_path / "run/samples/step-00000099"
+    later.mkdir()
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), judges=JUDGES, resume=True)
+    assert not later.exists()
+    assert sorted(path.name for path in (tmp_path / "run/samples").glob("step-*"))[-1] == "step-00000004"
+
+
+def test_an_evaluation_is_judged_against_the_first_references_whatever_is_made_later(tmp_path):
+    def refresh(generator, optimizer_step):
+        return References(0.0)
+
+    config = align_config(tmp_path, references={"refresh_every": 2})
+    reward = RewardSignal([replace(pixel_reward("redness", redness), needs_references=True)])
+    seen = []
+    first = torch.ones(3, 8, 8)
+    judge = reward.judge
+
+    def watched(pixels, prompts, references, **options):
+        seen.append([float(image.mean()) for images in references for image in images])
+        return judge(pixels, prompts, references, **options)
+
+    reward.judge = watched
+    align(
+        config,
+        StandInGenerator(),
+        reward,
+        references=lambda prompts: [[first]] * len(prompts),
+        refresh_references=refresh,
+    )
+    assert {value for values in seen for value in values} == {1.0}
+
+
+def test_an_image_that_is_gone_is_named_before_the_run_begins(tmp_path):
+    data = tmp_path / "pictures.jsonl"
+    data.write_text(json.dumps({"prompt": "a", "image": "gone.png"}) + "\n", encoding="utf-8")
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(data)}
+    with pytest.raises(DataError, match=r"line 1 names .*gone\.png, and there is no such file"):
+        align(align_config(tmp_path, regulariser=regulariser), StandInGenerator(), reward_of())
+
+
+def test_updates_before_a_broken_image_are_not_lost(tmp_path):
+    def lookup(prompts):
+        if len(looked) > 4:
+            raise MediaError("reference.png is damaged")
+        looked.append(prompts)
+        return [[torch.ones(3, 8, 8)]] * len(prompts)
+
+    looked = []
+    reward = RewardSignal([replace(pixel_reward("redness", redness), needs_references=True)])
+    config = align_config(tmp_path, save_every=4)
+    with pytest.raises(MediaError, match="damaged"):
+        align(config, StandInGenerator(), reward, references=lookup)
+    assert list((tmp_path / "run/checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize(("action_pull", "data"), [(3.0, None), (1.0, "references")])
+def test_only_pictures_of_the_reference_policys_own_are_drawn_to_harder(tmp_path, action_pull, data):
+    regulariser = {"pretraining_weight": 2.0, "pretraining_data": data}
+    bench = bench_of(align_config(tmp_path, regulariser=regulariser))
+    bench.references = lambda prompts: [[torch.ones(3, 8, 8)]] * len(prompts)
+    pretraining = Pretraining(bench)
+    (plain,) = pretraining.parts(0)
+    bench.pull = 3.0
+    (harder,) = pretraining.parts(0)
+    assert harder.loss.item() == pytest.approx(action_pull * plain.loss.item(), rel=1e-5)

@@ -12,6 +12,7 @@ from rewarddance.metrics.overoptimization import wilson_interval
 from rewarddance.training.guard import Guard, replay
 from rewarddance.training.guard_evidence import last_as_good
 from rewarddance.training.guard_observation import Observation
+from rewarddance.training.guard_signals import statistics_drift
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.spread_detector import SpreadDetector
 from tests.training.simulated_runs import hacked, risen, simulate
@@ -289,3 +290,15 @@ def test_a_restored_detector_says_what_the_first_one_says():
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     assert [resumed.add(row) for row in rows[3:]] == list(replay(SpreadConfig(), rows))[3:]
     assert len(verdicts) == 3
+
+
+def test_a_drift_is_in_standard_deviations_of_the_base_policys_prompts():
+    rng = np.random.default_rng(0)
+    fine = 0.0175 + 0.0067 * rng.standard_normal(48)
+    first, now = ({"fine": fine, "none": np.zeros(48)}, {"fine": fine + 2 * fine.std(), "none": np.full(48, 0.01)})
+    rows = simulate(risen(2), 0).observations
+    rows = [replace(row, statistics=statistics) for row, statistics in zip(rows, (first, now), strict=True)]
+    drift = statistics_drift(rows)
+    assert drift["fine"] == pytest.approx(2)
+    # Nothing was clipped on any prompt: a shift counts in steps of 0.005.
+    assert drift["none"] == pytest.approx(2)

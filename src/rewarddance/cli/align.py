@@ -56,6 +56,7 @@ def align(
         reward=inputs.reward,
         judges=inputs.judges,
         references=inputs.references,
+        evaluate=inputs.extra_curves,
         refresh_references=inputs.refresh_references,
         resume=resume,
     )

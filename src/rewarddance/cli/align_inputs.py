@@ -1,10 +1,10 @@
 """What `rewarddance align` hands to the trainer, which lies below the lab and cannot look its names up."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_location
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_fingerprint, model_location
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rewarddance.generators.protocol import Generator
     from rewarddance.rewards.protocol import RewardModel
     from rewarddance.rewards.remote import RemoteRewardModel
-    from rewarddance.training.alignment_run import RefreshReferences
+    from rewarddance.training.alignment_run import ExtraCurves, RefreshReferences
     from rewarddance.training.guard_observation import HeldOutJudge
     from rewarddance.training.reward_signal import RewardSignal
     from rewarddance.training.workbench import ReferenceLookup
@@ -29,6 +29,7 @@ class AlignInputs:
     judges: "Mapping[str, HeldOutJudge] | None" = None
     references: "ReferenceLookup | None" = None
     refresh_references: "RefreshReferences | None" = None
+    extra_curves: "ExtraCurves | None" = None
 
 
 def located(config: "AlignConfig") -> "AlignConfig":
@@ -63,9 +64,12 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
 
     # What is quick to check comes before what is slow to load.
     RunFolder(config.out).check(config, resume)
+    if resume:
+        _forget_other_references(config)
     found = located(config)
     training = load.training_prompts(found)
-    prompts = tuple(dict.fromkeys((*training, *load.evaluation_prompts(found, training))))
+    evaluated = load.evaluation_prompts(found, training)
+    prompts = tuple(dict.fromkeys((*training, *evaluated)))
     rewards = load.reward_models(found)
     reward = load.configured_reward(found, rewards)
     judges = load.judge_models(found)
@@ -76,6 +80,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         judges=load.configured_judges(found, references, judges),
         references=references,
         refresh_references=_refresher(found, rewards[0], prompts) if _wants_refresh(config) else None,
+        extra_curves=_gold(config, evaluated),
     )
 
 
@@ -84,10 +89,40 @@ def _wants_refresh(config: "AlignConfig") -> bool:
     return config.references.refresh_every is not None or asked_by_guard
 
 
+def _forget_other_references(config: "AlignConfig") -> None:
+    """A run that goes on with other settings comes to another policy, whose references are not those that lie there."""
+    from rewarddance.data.references import forget_generations_after
+    from rewarddance.training.alignment_progress import AlignmentProgress
+    from rewarddance.training.checkpoints import newest_complete
+    from rewarddance.training.run_folder import RunFolder
+
+    folder = RunFolder(config.out)
+    if folder.is_changed(config):
+        checkpoint = newest_complete(folder.checkpoints, AlignmentProgress)
+        step = 0 if checkpoint is None else checkpoint.progress.optimizer_step
+        forget_generations_after(config.out / REFERENCES_NAME, step)
+
+
+def _gold(config: "AlignConfig", prompts: "Sequence[str]") -> "ExtraCurves | None":
+    """Gold of the lab's generator beside the run's own figures; None for others, and for prompts of another world."""
+    if not config.generator.path.startswith(LAB_PREFIX):
+        return None
+    from rewarddance.lab.alignment import GOLD_SAMPLES
+    from rewarddance.lab.gold_curves import gold_curves
+    from rewarddance.lab.prompts import parse_prompt
+
+    try:
+        for prompt in prompts:
+            parse_prompt(prompt)
+    except ValueError:
+        return None
+    return gold_curves(prompts, GOLD_SAMPLES, seed=0)
+
+
 def _refresher(
     config: "AlignConfig", model: "RewardModel | RemoteRewardModel", prompts: tuple[str, ...]
 ) -> "RefreshReferences":
-    """New references are made as the first ones were, by the policy; the first reward model judges them."""
+    """New references are made as the first ones were, but by the policy; the run's first reward model judges them."""
     from rewarddance.data.prompts import PromptItem
     from rewarddance.data.references import ReferenceStore
     from rewarddance.generators.protocol import ImageSize
@@ -98,15 +133,22 @@ def _refresher(
             "new references are made as the first ones were, and references.folder is not set; "
             "make them with `rewarddance references`"
         )
-    settings = TournamentSettings(**ReferenceStore.open(config.references.folder).settings)
-    sampling = config.sampling
-    size = None
-    if sampling.height is not None and sampling.width is not None:
-        size = ImageSize(sampling.height, sampling.width)
+    first = TournamentSettings(**ReferenceStore.open(config.references.folder).settings)
+    settings = replace(first, judge=model_fingerprint(config.rewards[0].model, None, None, None))
+    sampling = settings.sampling
+    height, width = sampling.get("height"), sampling.get("width")
+    size = ImageSize(height, width) if isinstance(height, int) and isinstance(width, int) else None
+    steps, guidance = sampling.get("denoising_steps"), sampling.get("guidance")
     return reference_refresher(
         model,
         [PromptItem(f"{place:06d}", prompt) for place, prompt in enumerate(prompts)],
         config.out / REFERENCES_NAME,
         settings,
-        lambda policy: pictures_of(policy, size, sampling.denoising_steps, sampling.guidance, config.batch_size),
+        lambda policy: pictures_of(
+            policy,
+            size,
+            steps if isinstance(steps, int) else None,
+            float(guidance) if isinstance(guidance, int | float) else None,
+            config.batch_size,
+        ),
     )

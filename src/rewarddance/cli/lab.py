@@ -1,7 +1,7 @@
 """`rewarddance lab`: draw its world, build its base models, run its studies."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -9,9 +9,10 @@ from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_transformers_bars, progress
 
 _Size = Literal["nano", "micro", "small"]
+_Name = TypeVar("_Name", bound=str)
 
-_SIZED = ("alignment", "context", "reasoning")
-_PARTS = {
+_SIZES: dict[str, tuple[_Size, ...]] = dict.fromkeys(("context", "reasoning"), ("nano", "micro", "small"))
+_PARTS: dict[str, tuple[str, ...]] = {
     "alignment": ("guarded", "refl", "refl_augmented", "flow_grpo"),
     "context": ("instructions", "references"),
 }
@@ -97,11 +98,11 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     size: Annotated[
-        list[Literal["nano", "micro", "small"]] | None,
-        typer.Option(help="Only models of this size (repeatable); for alignment, context and reasoning."),
+        list[str] | None,
+        typer.Option(help="Only models of this size (repeatable): nano, micro, small; for context and reasoning."),
     ] = None,
     part: Annotated[
-        list[Literal["refl", "refl_augmented", "flow_grpo", "guarded", "instructions", "references"]] | None,
+        list[str] | None,
         typer.Option(
             help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded; of context "
             "instructions, references. What NAME.json holds of the rest stays."
@@ -109,21 +110,13 @@ def study(
     ] = None,
 ) -> None:
     """Run a study of the lab: every run of it that is not finished, then its table."""
-    from rewarddance.core.errors import UsageError
-
-    parts = _PARTS.get(name, ())
-    if size and name not in _SIZED:
-        raise UsageError(f"the study {name} is not made by size; leave --size out")
-    if odd := [one for one in part or () if one not in parts]:
-        known = f"its parts are {', '.join(parts)}" if parts else "it has no parts; leave --part out"
-        raise UsageError(f"the study {name} has no part {odd[0]}; {known}")
-    sizes: tuple[_Size, ...] = tuple(size or ("nano", "micro", "small"))
-    wanted = tuple(part or parts)
+    sizes = _chosen(name, "size", size, _SIZES.get(name, ()))
+    wanted = _chosen(name, "part", part, _PARTS.get(name, ()))
     hide_transformers_bars()
     results.mkdir(parents=True, exist_ok=True)  # before the hours of work whose results go there
     match name:
         case "alignment":
-            _alignment_study(out, results, seeds, jobs, sizes, wanted)
+            _alignment_study(out, results, seeds, jobs, wanted)
         case "guard":
             _guard_study(out, results, seeds, jobs)
         case "search":
@@ -150,9 +143,17 @@ def _reward_study(
     print(markdown_table(rows))
 
 
-def _alignment_study(
-    out: Path, results: Path, seeds: int, jobs: int, sizes: tuple[_Size, ...], parts: tuple[str, ...]
-) -> None:
+def _chosen(study: str, option: str, given: list[str] | None, known: tuple[_Name, ...]) -> tuple[_Name, ...]:
+    """What was asked for of what a study has; everything where nothing was."""
+    if odd := [one for one in given or () if one not in known]:
+        from rewarddance.core.errors import UsageError
+
+        advice = f"give {', '.join(known)}" if known else f"leave --{option} out"
+        raise UsageError(f"the study {study} has no {option} {odd[0]}; {advice}")
+    return tuple(one for one in known if one in given) if given else known
+
+
+def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tuple[str, ...]) -> None:
     from rewarddance.lab.alignment_study import (
         WAYS,
         AlignmentStudy,
@@ -163,7 +164,7 @@ def _alignment_study(
         write_alignment_results,
     )
 
-    cells = alignment_cells(range(seeds), sizes, ways=tuple(way for way in WAYS if way in parts))
+    cells = alignment_cells(range(seeds), ways=tuple(way for way in WAYS if way in parts))
     asked = AlignmentStudy(out / "alignment", out, cells, judge_seeds=tuple(range(max(2, seeds))), jobs=jobs)
     guarded = []
     if "guarded" in parts:

@@ -103,7 +103,13 @@ class PromptsConfig(BaseModel):
     """Prompts to learn on: text, JSON lines or parquet."""
 
     held_out: Path | None = None
-    """Prompts to evaluate on; null takes them from the training prompts, which then are learned on too."""
+    """Prompts to evaluate on; null takes them from the training prompts, which then are learned on too. JSON lines and
+    parquet may give each a `kind`: the report then has a table by kind."""
+
+    @property
+    def evaluated(self) -> Path:
+        """The list that evaluations choose from."""
+        return self.held_out or self.train
 
 
 class ReferencesConfig(BaseModel):
@@ -321,16 +327,32 @@ class AlignConfig(BaseModel):
                 f"method {self.method.name} climbs the gradient of the reward, and none comes back from a service; "
                 "use flow_grpo or diffusion_nft, or run the reward model here"
             )
-        weights = [self.regulariser.velocity_weight, self.regulariser.pretraining_weight]
-        weights += [self.method.kl_weight] if isinstance(self.method, FlowGrpoConfig) else []
-        if self.guard is not None and self.guard.action == "raise_kl" and not any(weights):
+        if self.guard is not None and self.guard.action == "raise_kl" and not any(self._pulling_weights()):
             raise ValueError(
-                "guard.action raise_kl has no weight to raise; give regulariser.velocity_weight or method.kl_weight"
+                "guard.action raise_kl has no weight to raise to the end of the run; "
+                "give regulariser.velocity_weight or method.kl_weight"
             )
         if self.guard is not None and not self.judges:
             raise ValueError("guard needs a held-out judge; name in judges a reward model that is none of the rewards")
+        asked = {(Path(reward.model), reward.instruction) for reward in self.rewards}
+        for judge in self.judges:
+            if (Path(judge.model), judge.instruction) in asked and not judge.shift:
+                raise ValueError(
+                    f"judges names {judge.model}, which is a reward as well and would judge what it is pleased by; "
+                    "name a reward model of other comparisons, or set its `shift` if there is none"
+                )
         if self.guard is not None and self.evaluation_prompts < 2:
             raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30")
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
+
+    def _pulling_weights(self) -> tuple[float, ...]:
+        """Of what draws the policy towards the reference policy as long as the run goes on."""
+        own = self.regulariser
+        is_lasting = own.pretraining_data is None and own.pretraining_steps is None
+        return (
+            own.velocity_weight,
+            own.pretraining_weight if is_lasting else 0.0,
+            self.method.kl_weight if isinstance(self.method, FlowGrpoConfig) else 0.0,
+        )

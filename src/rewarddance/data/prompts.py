@@ -17,17 +17,20 @@ class PromptItem:
     Attributes:
         id: The list's own id, else the position as six digits.
         prompt: The text.
+        kind: What sort of prompt it is, such as `counting`; None where the list does not say.
     """
 
     id: str
     prompt: str
+    kind: str | None = None
 
 
 def read_prompts(path: Path) -> tuple[PromptItem, ...]:
     """Read a prompt list.
 
     Args:
-        path: `.txt` (empty lines are skipped), `.jsonl` or `.parquet` with a field `prompt` and perhaps `id`.
+        path: `.txt` (empty lines are skipped), `.jsonl` or `.parquet` with a field `prompt` and perhaps `id` and
+            `kind`.
 
     Raises:
         DataError: The list is missing, empty, of another kind, or an entry has no prompt or the id of another entry.
@@ -54,8 +57,10 @@ def _item(path: Path, position: int, row: object) -> PromptItem:
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(row, dict) or not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{path}: entry {position} has no field 'prompt' with text in it")
-    name = row.get("id")
-    return PromptItem(id=f"{position:06d}" if name is None else str(name), prompt=prompt)
+    name, kind = row.get("id"), row.get("kind")
+    return PromptItem(
+        id=f"{position:06d}" if name is None else str(name), prompt=prompt, kind=None if kind is None else str(kind)
+    )
 
 
 def _read_text(path: Path) -> list[object]:
@@ -83,4 +88,4 @@ def _read_parquet(path: Path) -> list[object]:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError):
         raise DataError(f"{path}: not a parquet file, or a damaged one") from None
-    return list(table.select([name for name in ("id", "prompt") if name in table.column_names]).to_pylist())
+    return list(table.select([name for name in ("id", "prompt", "kind") if name in table.column_names]).to_pylist())

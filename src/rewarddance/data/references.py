@@ -8,6 +8,7 @@ is written last: without it the generation is unfinished and nobody reads it.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -192,6 +193,14 @@ def finished_generations(folder: Path) -> list[int]:
     """Numbers of the generations that can be read, in order."""
     numbers = (path.parent.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/{SUMMARY_NAME}"))
     return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def forget_generations_after(folder: Path, generation: int) -> None:
+    """Remove later generations, finished or not: another policy made them than the one that comes there now."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        number = path.name.removeprefix(_PREFIX)
+        if number.isdecimal() and int(number) > generation:
+            shutil.rmtree(path)
 
 
 def prompt_key(prompt: str) -> str:

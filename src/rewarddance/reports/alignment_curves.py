@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rewarddance.reports.alignment_files import KIND_PREFIX, AlignmentEvaluation
+from rewarddance.reports.alignment_files import KIND_PREFIX, ROLL_BACK, AlignmentEvaluation
 from rewarddance.reports.run_files import RunFiles
 from rewarddance.reports.sections import Block, Charts, Guide, LineChart, Point, Section, Series, Text
 
@@ -42,6 +42,16 @@ PROXY = Curve("proxy", lambda evaluation: evaluation.proxy)
 def evaluations_of(run: RunFiles) -> tuple[AlignmentEvaluation, ...]:
     """A run's evaluations; empty for a run that is no alignment."""
     return run.alignment.evaluations if run.alignment else ()
+
+
+def kept_step(run: RunFiles) -> int | None:
+    """Step of the policy that the run left behind: the best after a roll-back, else the last; None without any."""
+    rows = evaluations_of(run)
+    if not rows:
+        return None
+    best = next((row.best_step for row in reversed(rows) if row.best_step is not None), None)
+    has_rolled_back = (rows[-1].action or "").startswith(ROLL_BACK)
+    return best if has_rolled_back and best is not None else rows[-1].optimizer_step
 
 
 def held_out_curves(runs: Sequence[RunFiles]) -> list[Curve]:

@@ -9,6 +9,7 @@ from rewarddance.reports.alignment_curves import (
     evaluations_of,
     extra_curves,
     held_out_curves,
+    kept_step,
     reward_section,
     signals_section,
 )
@@ -92,7 +93,7 @@ def _figures(run: RunFiles) -> tuple[Figure, ...]:
 
 
 def _table(runs: Sequence[RunFiles]) -> Table:
-    """The same figures, a row a run; of every curve the last value."""
+    """The same figures, a row a run; of every curve the value of the policy that was kept."""
     curves = _curves(runs)
     columns = (
         Column("Run", is_text=True),
@@ -108,13 +109,16 @@ def _table(runs: Sequence[RunFiles]) -> Table:
         verdict = f"{state}, first at step {step}" if state in ("warning", "hacking") else state
         share = None if diversity is None else diversity.last / diversity.first
         rows.append((run.name, *(None if end is None else end.last for end in ends), share, verdict))
-    caption = "At the end of each run. Proxy and held-out judges in log-odds; runs with other rewards do not compare."
+    caption = (
+        "Of the policy that each run kept: its last, or after a roll-back its best. Proxy and held-out judges in "
+        "log-odds; runs with other rewards do not compare."
+    )
     return Table(columns, tuple(rows), caption=caption)
 
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """Where a curve began, where it ended, and its highest point."""
+    """Where a curve began, where it stands at the policy that was kept, and its highest point."""
 
     first: float
     first_step: int
@@ -129,7 +133,10 @@ def _extent(run: RunFiles, curve: Curve) -> _Extent | None:
     if not points:
         return None
     top_step, top = max(points, key=lambda point: point[1])
-    return _Extent(points[0][1], points[0][0], points[-1][1], points[-1][0], top, top_step)
+    end = kept_step(run)
+    kept = [point for point in points if end is None or point[0] <= end]
+    last_step, last = (kept or points)[-1]
+    return _Extent(points[0][1], points[0][0], last, last_step, top, top_step)
 
 
 def _diversity(run: RunFiles) -> _Extent | None:
@@ -144,7 +151,7 @@ def _worst(judged: Sequence[AlignmentEvaluation]) -> tuple[State, int]:
 
 
 def _figure(run: RunFiles, curve: Curve) -> Figure | None:
-    """Last value; the first beside it, and the highest where the last is not the highest."""
+    """Value of the kept policy; the first beside it, and the highest where that is another."""
     extent = _extent(run, curve)
     if extent is None:
         return None
@@ -153,6 +160,8 @@ def _figure(run: RunFiles, curve: Curve) -> Figure | None:
     if extent.last_step == extent.first_step:
         note = f"{unit}at step {extent.last_step}"
     note += "" if extent.top_step == extent.last_step else f"\nhighest {decimal(extent.top)} at step {extent.top_step}"
+    if extent.last_step < evaluations_of(run)[-1].optimizer_step:
+        note += f"\nof the policy that was kept, step {extent.last_step}"
     final = next(row for row in reversed(evaluations_of(run)) if row.optimizer_step == extent.last_step)
     return Figure(curve.name, Estimate(extent.last, curve.low(final), curve.high(final)), note)
 
@@ -161,12 +170,14 @@ def _moments(run: RunFiles) -> list[tuple[str, AlignmentEvaluation]]:
     """First, best and last of the evaluations that have kinds; each once."""
     rows = [row for row in evaluations_of(run) if _kinds(row)]
     best = next((row.best_step for row in reversed(evaluations_of(run)) if row.best_step is not None), None)
+    is_kept = kept_step(run) == best
     shown = {rows[0].optimizer_step: ("before", rows[0])} if rows else {}
     for row in rows[1:]:
         if row.optimizer_step == best and row is not rows[-1]:
-            shown[row.optimizer_step] = ("kept by held-out judges", row)
+            shown[row.optimizer_step] = ("kept" if is_kept else "best by held-out judges", row)
     if rows[1:]:
-        shown[rows[-1].optimizer_step] = ("after", rows[-1])
+        is_discarded = kept_step(run) != rows[-1].optimizer_step
+        shown[rows[-1].optimizer_step] = ("not kept" if is_discarded else "after", rows[-1])
     return [(f"{label}, step {row.optimizer_step}", row) for label, row in shown.values()]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rewarddance.config.alignment import AlignConfig
-from rewarddance.core.errors import ModelError, RewardError
+from rewarddance.core.errors import DataError, MediaError, ModelError, RewardError
 from rewarddance.generators.protocol import Generator
 from rewarddance.training.alignment_progress import AlignmentProgress
 from rewarddance.training.alignment_run import AlignmentReport, AlignmentRun, ExtraCurves, RefreshReferences
@@ -101,12 +101,12 @@ def align(
             config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
         )
         progress = _tuned(run, on_step)
-        is_over = run.is_over(progress)
+        is_finished = run.is_finished(progress)
         return AlignmentResult(
             folder=run.folder.path,
-            generator_folder=run.finish(progress) if is_over else None,
+            generator_folder=run.finish(progress) if is_finished else None,
             optimizer_steps=progress.optimizer_step,
-            ending=(progress.ending or "complete") if is_over else "interrupted",
+            ending=(progress.ending or "complete") if is_finished else "interrupted",
             verdict=progress.verdict,
             best_step=progress.best_step,
         )
@@ -144,7 +144,7 @@ def _tuned(run: AlignmentRun, on_step: Callable[[AlignmentReport], None] | None)
                     began = ended
                     if on_step is not None:
                         on_step(report)
-        except (RewardError, ModelError, torch.OutOfMemoryError):
+        except (RewardError, ModelError, MediaError, DataError, torch.OutOfMemoryError):
             if run.is_whole:
                 run.save(progress, metrics, evaluations, observations)
             raise

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,11 @@ from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, observe
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.reward_signal import image_from_pixels
+from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.workbench import Workbench
+
+KIND_PREFIX = "kind:"
+"""Before the names of figures that make the table by kind of prompt."""
 
 _SATURATED_SCORE = 0.95
 
@@ -73,6 +76,7 @@ class Evaluation:
         judges: Mapping[str, HeldOutJudge],
         guard: Guard | None,
         features: Features | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> None:
         """Choose the noise.
 
@@ -83,12 +87,16 @@ class Evaluation:
             guard: Who watches; None for nobody.
             features: What diversity is measured by where nobody watches; the guard has its own. None for colours and
                 edges.
+            kinds: Of those prompts that have one.
         """
         self._bench = bench
         self.prompts = prompts
         self._judges = judges
         self._guard = guard
         self._features = features
+        self._kinds = kinds or {}
+        # Those of the beginning, as for the judges: with references made anew, rewards fall for another reason.
+        self._references = bench.references
         self._samples = bench.config.evaluation_samples
         self._batch_size = bench.config.evaluation_batch_size or bench.config.batch_size
 
@@ -110,15 +118,23 @@ class Evaluation:
         verdict = self._guard.check(optimizer_step, pixels, asked, proxy, distance)
         return Evaluated(pixels, self._guard.observations[-1], verdict)
 
+    def score_by_kind(self, seen: Observation) -> dict[str, float]:
+        """Mean score (of the proxy) by kind of prompt, for the kinds that there are."""
+        places: dict[str, list[int]] = {}
+        for place, prompt in enumerate(seen.prompts):
+            if prompt in self._kinds:
+                places.setdefault(self._kinds[prompt], []).append(place)
+        return {f"{KIND_PREFIX}{kind}": float(seen.scores[own].mean()) for kind, own in places.items()}
+
     def keep_pictures(
-        self, pixels: Float[Tensor, "pictures 3 height width"], folder: Path, optimizer_step: int
+        self, pixels: Float[Tensor, "pictures 3 height width"], folder: RunFolder, optimizer_step: int
     ) -> None:
         """Store pictures of the first prompts as `step-00000100/PROMPT-SAMPLE.png`, and the prompts beside them."""
         shown = self.prompts[: self._bench.config.sample_prompts]
-        place = folder / f"step-{optimizer_step:08d}"
+        place = folder.sample(optimizer_step)
         place.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in shown)
-        write_text_atomic(folder / "prompts.jsonl", "".join(lines))
+        write_text_atomic(folder.samples / "prompts.jsonl", "".join(lines))
         for number in range(len(shown) * self._samples):
             prompt, sample = divmod(number, self._samples)
             encoded = io.BytesIO()
@@ -140,7 +156,7 @@ class Evaluation:
             latents = ode_step(latents, velocity, sigma, next_sigma)
         pixels = bench.pictures(latents)
         # Step 0: a random pick among references stays the same from one evaluation to the next.
-        values = bench.reward.judge(pixels, prompts, bench.references(prompts), optimizer_step=0, is_training=False)
+        values = bench.reward.judge(pixels, prompts, self._references(prompts), optimizer_step=0, is_training=False)
         return _Pictures(pixels.float().cpu(), values.proxy.cpu(), torch.stack(distances).mean(0).cpu())
 
 

@@ -1,5 +1,6 @@
 """What a config names, loaded: generator, rewards, held-out judges, prompts, reference images."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from rewarddance.generators.loading import load_generator
 from rewarddance.generators.protocol import Generator
 from rewarddance.rewards.instructions import instruction_argument
 from rewarddance.rewards.loading import load_reward_model
+from rewarddance.rewards.paradigm import Paradigm
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved
@@ -31,6 +33,8 @@ from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.served_reward import connected_reward, served_reward
 from rewarddance.training.trained_parameters import compute_dtype
 from rewarddance.training.workbench import ReferenceLookup
+
+_log = logging.getLogger(__name__)
 
 
 def configured_generator(config: AlignConfig) -> Generator:
@@ -77,6 +81,12 @@ def configured_reward(
             rewards.append(served_reward(model, name, reward.weight, criteria))
         else:
             is_checkpointed = config.generator.gradient_checkpointing
+            if config.references.combine == "together" and model.kind == "pairwise" and not _knows_sets(model):
+                _log.warning(
+                    "%s has not learned several reference images in one question (data.reference_sets); "
+                    "references.combine mean asks about one by one",
+                    name,
+                )
             rewards.append(reward_from_model(model, name, reward.weight, criteria, is_checkpointed))
     return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
 
@@ -137,9 +147,12 @@ class _HeldOutModel:
         self, name: str, model: RewardModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
     ) -> None:
         reward = reward_from_model(model, name, instruction=_criteria(judge.instruction))
+        use = _use(config.references)
+        if use.combine == "together" and not _knows_sets(model):
+            use = ReferenceUse("mean")  # a judge that has to guess what three images mean judges nothing
         self._device = next(model.module.parameters()).device
         self._backbone = model.backbone
-        self._signal = RewardSignal([reward], references=_use(config.references), seed=config.seed)
+        self._signal = RewardSignal([reward], references=use, seed=config.seed)
         self._references = references
         self._batch_size = config.evaluation_batch_size or config.batch_size
         self._shift = judge.shift
@@ -178,12 +191,28 @@ def evaluation_prompts(config: AlignConfig, training: Sequence[str]) -> tuple[st
         DataError: The list cannot be used.
         UsageError: The guard, which compares prompts, would see one alone.
     """
-    held_out = config.prompts.held_out
-    prompts = training if held_out is None else tuple(dict.fromkeys(item.prompt for item in read_prompts(held_out)))
+    prompts = training if config.prompts.held_out is None else tuple(_evaluated(config))
     if config.guard is not None and len(prompts) < 2:
-        raise UsageError(f"{held_out or config.prompts.train} has one prompt, and the guard needs at least two")
+        raise UsageError(f"{config.prompts.evaluated} has one prompt, and the guard needs at least two")
     order = numpy_rng(config.seed, "evaluation prompts").permutation(len(prompts))
     return tuple(prompts[place] for place in sorted(order[: config.evaluation_prompts].tolist()))
+
+
+def prompt_kinds(config: AlignConfig) -> Mapping[str, str]:
+    """Kinds of the prompts of evaluations, of those whose list names one.
+
+    Raises:
+        DataError: The list cannot be used.
+    """
+    return {prompt: kind for prompt, kind in _evaluated(config).items() if kind is not None}
+
+
+def _evaluated(config: AlignConfig) -> dict[str, str | None]:
+    """The prompts that evaluations choose from, with their kinds; the first kind counts where one stands twice."""
+    kinds: dict[str, str | None] = {}
+    for item in read_prompts(config.prompts.evaluated):
+        kinds.setdefault(item.prompt, item.kind)
+    return kinds
 
 
 def configured_references(config: AlignConfig, prompts: Sequence[str], needs_references: bool) -> ReferenceLookup:
@@ -239,6 +268,11 @@ class MadeReferences(Protocol):
 def stored_references(store: MadeReferences, count: int) -> ReferenceLookup:
     """Looks the best pictures of prompts up in a store."""
     return lambda prompts: [store.best(prompt, count) for prompt in prompts]
+
+
+def _knows_sets(model: object) -> bool:
+    """Whether a model has learned to look at several reference images in one question."""
+    return isinstance(model, Paradigm) and model.record.reference_mode == "together"
 
 
 def _use(settings: ReferencesConfig) -> ReferenceUse:

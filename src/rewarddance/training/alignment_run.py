@@ -10,7 +10,7 @@ from pathlib import Path
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.core.errors import CheckpointError, RewardError, UsageError
 from rewarddance.generators.protocol import Generator
-from rewarddance.training.alignment_evaluation import Evaluation
+from rewarddance.training.alignment_evaluation import KIND_PREFIX, Evaluation
 from rewarddance.training.alignment_inputs import MadeReferences, stored_references
 from rewarddance.training.alignment_progress import AlignmentProgress
 from rewarddance.training.checkpoints import complete_at, newest_complete, save_checkpoint, tidy
@@ -105,6 +105,12 @@ class AlignmentRun:
         """Whether all updates were made, or the guard has ended the run."""
         return progress.ending is not None or progress.optimizer_step >= self.config.optimizer_steps
 
+    def is_finished(self, progress: AlignmentProgress) -> bool:
+        """Whether the run is over and its last policy was looked at: SIGTERM may come between the two."""
+        return self.is_over(progress) and (
+            progress.ending is not None or progress.evaluated_step == progress.optimizer_step
+        )
+
     def updates(self, optimizer_step: int) -> Iterator[Iterable[LossPart]]:
         """The method's next updates, each with the pre-training loss added."""
         for number, parts in enumerate(self.method.updates(optimizer_step)):
@@ -154,9 +160,11 @@ class AlignmentRun:
                 curves = self.extra_curves(self.generator, step)
             # JSON has no word for what is not finite.
             extra = {name: float(value) if math.isfinite(value) else None for name, value in curves.items()}
+        if not any(name.startswith(KIND_PREFIX) for name in extra):  # the caller knows better
+            extra |= self.evaluation.score_by_kind(seen.observation)
         reached("evaluation:finished")
         if step == 0 or self._is_due(step, self.config.samples_every):
-            self.evaluation.keep_pictures(seen.pixels, self.folder.samples, step)
+            self.evaluation.keep_pictures(seen.pixels, self.folder, step)
         evaluations.write(seen.row(extra))
         observations.write(seen.observation.to_json())
         progress = replace(progress, evaluated_step=step)
@@ -211,6 +219,7 @@ class AlignmentRun:
             # Only read: they were finished before the checkpoint was written.
             store = self.refresh(self.generator, progress.references)
             self.bench.references = stored_references(store, self.config.references.count)
+        self.folder.forget_samples_after(progress.optimizer_step)
         self.progress = self.saved = progress
         _log.info("resuming after optimizer step %d from %s", progress.optimizer_step, checkpoint.folder)
 

@@ -17,6 +17,7 @@ from rewarddance.training.alignment_inputs import (
     diversity_features,
     evaluation_prompts,
     judge_models,
+    prompt_kinds,
     shows_references,
     training_prompts,
 )
@@ -87,7 +88,7 @@ def start_alignment(
     if refresh is not None:
         policy.average(MEAN_POLICY)
     optimizer = PolicyOptimizer(policy, config.optimizer, config.optimizer_steps)
-    evaluation = Evaluation(bench, fixed, judges or {}, guard, features)
+    evaluation = Evaluation(bench, fixed, judges or {}, guard, features, prompt_kinds(config))
     run = AlignmentRun(
         config, folder, bench, method, optimizer, Pretraining(bench), evaluation, guard, extra_curves, refresh
     )

@@ -18,6 +18,9 @@ from rewarddance.training.guard_observation import Observation
 
 SignalName = Literal["proxy_rising", "saturation", "spread", "diversity", "statistics", "distance", "persistence"]
 
+_LEAST_SHARE, _LEAST_SPREAD = 0.1, 0.005
+"""Of the spread that a drift is measured in: a tenth of the statistic's mean, and a two-hundredth of its range."""
+
 _LEVEL = 0.05  # of one look at one signal: signals support and warn, they are not bounded over the whole run
 
 
@@ -93,14 +96,17 @@ def diversity_below(observations: Sequence[Observation], share: float) -> Change
 
 
 def statistics_drift(observations: Sequence[Observation]) -> Mapping[str, float]:
-    """Shift of each image statistic from the first evaluation, in standard deviations over its prompts."""
+    """Shift of each image statistic from the first evaluation, in standard deviations over its prompts.
+
+    These count as a tenth of the statistic's mean at least, and as 0.005.
+    """
     first, now = observations[0].statistics, observations[-1].statistics
     return {name: _drift(values, now[name]) for name, values in first.items()}
 
 
 def _drift(first: Float[ndarray, " prompts"], now: Float[ndarray, " prompts"]) -> float:
     # A statistic that hardly differs between prompts (such as clipped pixels: none) would drift by any change.
-    spread = max(float(first.std()), 0.02)
+    spread = max(float(first.std()), _LEAST_SHARE * abs(float(first.mean())), _LEAST_SPREAD)
     return float(now.mean() - first.mean()) / spread
 
 

@@ -198,8 +198,10 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activati
     trained = parameters_in(own) if lora is None else adapter_parameters(shapes, lora)
     kept = parameters if lora is not None else parameters - trained
     copies = 1 if lora is None else 0  # the reference policy; with adapters it is the network without them
-    copies += isinstance(config.method, DiffusionNftConfig) and config.method.old_policy != "none"
-    copies += config.references.refresh_every is not None
+    copies += isinstance(config.method, DiffusionNftConfig)  # the policy that made the pictures
+    copies += config.references.refresh_every is not None or (
+        config.guard is not None and config.guard.action == "refresh_references"
+    )
     return MemoryPart(
         name="transformer",
         parameters=parameters,

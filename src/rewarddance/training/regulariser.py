@@ -107,7 +107,10 @@ class Pretraining:
     def parts(self, optimizer_step: int) -> Iterator[LossPart]:
         """One piece of loss for each micro-batch of an optimizer step; none without a weight, or when it is over."""
         config = self._bench.config
-        weight, steps = config.regulariser.pretraining_weight * self._bench.pull, config.regulariser.pretraining_steps
+        weight, steps = config.regulariser.pretraining_weight, config.regulariser.pretraining_steps
+        if config.regulariser.pretraining_data is None:
+            # Only pictures of the reference policy's own draw towards it, so only they are drawn to harder.
+            weight *= self._bench.pull
         is_over = steps is not None and optimizer_step >= steps
         for number in range(config.gradient_accumulation if weight and not is_over else 0):
             loss, prompts = self._loss(optimizer_step, number)
@@ -173,7 +176,11 @@ def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
             raise DataError(f"{path}: line {number} has no `prompt` and `image`; give both as text")
     if not rows:
         raise DataError(f"{path}: holds no pictures")
-    return tuple((row["prompt"], path.parent / row["image"]) for row in rows)
+    pairs = tuple((row["prompt"], path.parent / row["image"]) for row in rows)
+    missing = next((number for number, (_, image) in enumerate(pairs, start=1) if not image.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{path}: line {missing} names {pairs[missing - 1][1]}, and there is no such file")
+    return pairs
 
 
 def _covering(pixels: Float[Tensor, "3 height width"], size: ImageSize) -> Float[Tensor, "3 new_height new_width"]:

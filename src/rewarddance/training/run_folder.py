@@ -32,6 +32,7 @@ _FREE_TO_CHANGE = {
     "rewards[].service.parity",
     "rewards[].service.parity_limit",
 }
+_SAMPLE_PREFIX = "step-"
 _SIZE_OF_A_STEP = ("batch_size", "gradient_accumulation")
 _NOTED = {
     "optimizer.learning_rate",
@@ -131,6 +132,21 @@ class RunFolder:
     def nonfinite_batch(self, rank: int) -> Path:
         """Records of the batch whose loss was not finite; one file a process."""
         return self.path / ("nonfinite_batch.json" if rank == 0 else f"nonfinite_batch_{rank}.json")
+
+    def sample(self, optimizer_step: int) -> Path:
+        """Pictures of one moment."""
+        return self.samples / f"{_SAMPLE_PREFIX}{optimizer_step:08d}"
+
+    def forget_samples_after(self, optimizer_step: int) -> None:
+        """Drop the pictures of later moments: a run that goes on from here makes them again, or never comes there."""
+        for folder in self.samples.glob(f"{_SAMPLE_PREFIX}*"):
+            if folder.name > self.sample(optimizer_step).name:
+                shutil.rmtree(folder)
+
+    def is_changed(self, config: BaseModel) -> bool:
+        """Whether a resumed run with this config would do other updates than the one that wrote here."""
+        changes = _changed(self._stored(), config.model_dump(mode="json")) if self.config.exists() else []
+        return any(change.is_noted for change in changes)
 
     def check(self, config: BaseModel, resume: bool) -> None:
         """Whether a run with this config may write here; writes nothing.
