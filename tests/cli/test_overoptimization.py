@@ -84,3 +84,16 @@ def test_a_picture_without_a_judgement_takes_no_part_and_is_counted(workplace, f
     assert run("overoptimization", found, workplace / "second", *ASKED, "--json") == 1
     curve = json.loads(capsys.readouterr().out)
     assert (curve["n_failed"], curve["n_left_out"], curve["n_prompts"]) == (1, 1, 2)
+
+
+def test_a_search_that_was_cut_short_is_no_curve(workplace, found: Path, capsys):
+    (found / "summary.json").unlink()
+    error = error_of(capsys, "overoptimization", found, workplace / "second", *ASKED, code=1)
+    assert "is not finished" in error
+    assert not (found / "overoptimization").exists()
+
+
+def test_too_few_candidates_are_refused_before_a_judge_is_loaded(workplace, tmp_path: Path, capsys):
+    assert search(workplace, tmp_path / "two", "--candidates", 2) == 0
+    error = error_of(capsys, "overoptimization", tmp_path / "two", tmp_path / "nowhere", *ASKED, code=2)
+    assert "a curve needs 4 at least" in error

@@ -24,23 +24,16 @@ def test_cells_come_seed_by_seed_and_the_largest_verifier_first():
     assert cells[0].size == "small"
 
 
-@pytest.mark.parametrize("way", ["best_of_n", "particles"])
-def test_ways_that_are_compared_by_velocities_spend_no_more_than_the_search_over_paths(parts, way):
+def spent(parts, *ways):
     generator, verifier = parts
-    budgets = {
-        name: Search(generator, verifier, settings_of(name, 0, generator, verifier), Drawing()).budget()
-        for name in (way, "paths")
-    }
-    assert 0 <= budgets["paths"].velocities - budgets[way].velocities < 8  # one candidate takes 8 steps
+    return [Search(generator, verifier, settings_of(way, 0, generator, verifier), Drawing()).budget() for way in ways]
 
 
-def test_the_wider_best_of_n_spends_as_much_of_everything(parts):
-    generator, verifier = parts
-    more, paths = (
-        Search(generator, verifier, settings_of(name, 0, generator, verifier), Drawing()).budget()
-        for name in ("best_of_more", "paths")
-    )
-    assert 0 <= paths.total - more.total < 10  # 8 velocities, a decoding and a judgement
+def test_best_of_n_is_given_at_least_what_the_search_over_paths_spends(parts):
+    paths, best_of_n, more, particles = spent(parts, "paths", "best_of_n", "best_of_more", "particles")
+    assert 0 <= best_of_n.velocities - paths.velocities < 8  # one candidate takes 8 steps
+    assert 0 <= more.total - paths.total < 10  # 8 velocities, a decoding and a judgement
+    assert 0 <= paths.velocities - particles.velocities < 8
 
 
 def test_a_way_is_compared_with_the_best_of_n_prompt_by_prompt(tmp_path):
@@ -49,10 +42,23 @@ def test_a_way_is_compared_with_the_best_of_n_prompt_by_prompt(tmp_path):
         {"size": "small", "way": way, "seed": seed, "budget": budget, "prompts": ["a", "b"]}
         | {"gold": [0.5 + gain, 0.7 + gain], "alignment": [0.5, 0.5], "proxy": [1.0, 2.0]}
         for seed in (0, 1)
-        for way, gain in (("best_of_n", 0.0), ("paths", 0.1))
+        for way, gain in (("best_of_n", 0.0), ("best_of_more", 0.05), ("paths", 0.1))
     ]
     summary = write_search_results(tmp_path / "search.json", rows)
     gain = summary["small"]["paths"]["gold_over_best_of_n"]
     # every prompt gains 0.1, so every draw of prompts does
     assert (gain["estimate"], gain["low"], gain["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    assert summary["small"]["paths"]["gold_over_best_of_more"]["estimate"] == pytest.approx(0.05)
     assert json.loads((tmp_path / "search.json").read_text())["summary"] == summary
+
+
+def test_the_largest_verifier_is_compared_with_the_smallest_on_the_same_prompts(tmp_path):
+    budget = {"velocities": 1, "decodes": 1, "judgements": 1}
+    rows = [
+        {"size": size, "way": "paths", "seed": 0, "budget": budget, "prompts": ["a", "b"]}
+        | {"gold": [0.5 + gain, 0.7 + gain], "alignment": [0.5, 0.5], "proxy": [1.0, 2.0]}
+        for size, gain in (("small", 0.2), ("nano", 0.0))
+    ]
+    write_search_results(tmp_path / "search.json", rows)
+    stored = json.loads((tmp_path / "search.json").read_text())["largest_over_smallest_verifier"]
+    assert stored["paths"]["estimate"] == pytest.approx(0.2)

@@ -1,11 +1,14 @@
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.rationale_text import with_media_swapped
-from rewarddance.core.types import Comparison
+from rewarddance.core.types import Comparison, Media
 from rewarddance.core.verdicts import without_verdicts
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.lab.comparisons import draw_comparisons
@@ -123,3 +126,16 @@ def test_a_comparison_shown_the_other_way_round_gets_the_same_reasons(drawn):
 
 def test_an_invented_fault_speaks_against_the_chosen_image():
     assert read_choice("image 1 has no red circle and much blur. image 2 has everything.") == "2"
+
+
+def test_a_prompt_of_another_world_is_refused_and_named(drawn: list[Comparison]):
+    foreign = replace(drawn[0], prompt="a cat on a mat")
+    with pytest.raises(UsageError, match=f"comparison {drawn[0].id}: not a prompt of the lab's world"):
+        list(TEACHER([foreign]))
+
+
+def test_a_picture_that_cannot_be_read_is_that_comparisons_failure(drawn: list[Comparison]):
+    broken = replace(drawn[0], first=Media(Path("missing.png")))
+    (_, reply), (_, other) = TEACHER([broken, drawn[1]])
+    assert (reply.text, reply.failure, reply.is_final) == (None, "unreadable_media", False)
+    assert other.text

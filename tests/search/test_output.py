@@ -252,3 +252,23 @@ def test_the_contact_sheet_frames_the_winner_and_shows_it_first(tmp_path: Path):
 def test_a_strip_can_be_made_of_any_prompt(tmp_path: Path):
     search = Search(GaussianGenerator(), Verifier(KnownJudge()), FOUR, Drawing())
     assert strip_of(search.run("猫 " * 500)).height == strip_of(search.run("a cat")).height
+
+
+def test_one_prompt_over_which_the_judge_is_silent_does_not_block_the_others(tmp_path: Path):
+    prompts = [PromptItem(str(number), f"cat {number}") for number in range(3)]
+    many = BestOfNSettings(24)
+    silent = KnownJudge(is_away=lambda request: request.prompt == "cat 0")
+    with pytest.raises(ModelError, match="no answer 24 times in a row"):
+        run(tmp_path, silent, prompts, many)
+    with pytest.raises(ModelError, match="no answer 24 times in a row"):
+        run(tmp_path, silent, prompts, many)
+    assert [row["prompt"] for row in rows_of(tmp_path)] == ["cat 1", "cat 2"]
+    assert run(tmp_path, KnownJudge(), prompts, many).without_winner == {}
+
+
+def test_a_tournament_of_one_is_refused_before_anything_is_made(tmp_path: Path):
+    for settings in (BestOfNSettings(1), PathSettings(1, 2, None, levels=(0.5,))):
+        for way in ("knock_out", "round_robin"):
+            with pytest.raises(UsageError, match="two pictures at least"):
+                Search(GaussianGenerator(), Verifier(KnownJudge(), way), settings, Drawing()).budget()
+        Search(GaussianGenerator(), Verifier(KnownJudge()), settings, Drawing()).budget()

@@ -192,7 +192,8 @@ def test_a_judge_that_has_gone_stops_the_tournaments_and_the_same_command_goes_o
         make_references(pictures, gone, prompts, tmp_path, SETTINGS)
     judge = Brighter()
     again = make_references(pictures, judge, prompts, tmp_path, SETTINGS)
-    assert (judge.prompts, again.resumed) == ([item.prompt for item in prompts[1:]], 1)
+    # The one at hand when the judge fell silent comes last.
+    assert (judge.prompts, again.resumed) == (["cat 1", "cat 2", "cat 3", "cat 5", "cat 4"], 1)
     assert (again.without_references, again.unanswered) == ({}, {})
 
 
@@ -245,3 +246,12 @@ def test_a_policy_s_references_without_some_answers_stop_the_run_until_the_judge
     is_back = True
     assert refresh(policy, 100).lacking(["a cat", "a dog"]) == ()
     assert judge.prompts == ["a cat", "a dog", "a dog"]
+
+
+def test_one_prompt_over_which_the_judge_is_silent_does_not_block_the_others(tmp_path: Path):
+    settings = replace(SETTINGS, candidates=8)  # 28 pairs
+    judge = Brighter(lambda earlier, later: judge.prompts[-1] == "a cat", Status.UNANSWERED)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="no answer 28 times in a row"):
+            make_references(pictures, judge, [CAT, DOG], tmp_path, settings)
+    assert judge.prompts == ["a cat", "a dog", "a cat"]

@@ -371,3 +371,44 @@ def test_after_a_kill_only_what_is_missing_is_asked(data: Path, tmp_path: Path):
     assert 3 <= whole < 8
     assert len(server.bodies) == len(asked) == 8 - whole
     assert sorted(ids) == [f"c{place}" for place in range(8)]
+
+
+class Picky:
+    """A teacher that rejects some comparisons; it knows in which order it was asked."""
+
+    def __init__(self, rejects: Callable[[str], bool]) -> None:
+        self.rejects = rejects
+        self.asked: list[str] = []
+
+    def __call__(self, comparisons):
+        for place, comparison in enumerate(comparisons):
+            self.asked.append(comparison.id)
+            failed = ("rejected", "too long") if self.rejects(comparison.id) else (None, None)
+            text = None if failed[0] else "image 1 is dark. image 2 is bright."
+            yield place, Reply("asked", text, *failed, is_final=failed[0] is None, tries=1)
+
+
+def test_questions_that_are_rejected_do_not_stop_a_teacher_that_answers_others(data: Path, tmp_path: Path):
+    comparisons = list(ComparisonSet.open(data))
+    teacher = Picky(lambda name: name != "c0")
+    with ExchangeStore(tmp_path) as store:
+        made = collect_rationales(teacher, "picky", comparisons, store, patience=3)
+        assert (set(made.rationales), set(made.failures.values())) == ({"c0"}, {"rejected"})
+        # and none of them blocks the next run, which asks them again
+        again = collect_rationales(teacher, "picky", comparisons, store, patience=3)
+    assert again.asked == 7
+
+
+def test_a_teacher_that_rejects_everything_is_given_up(data: Path, tmp_path: Path):
+    comparisons = list(ComparisonSet.open(data))
+    with ExchangeStore(tmp_path) as store, pytest.raises(ModelError, match="3 times in a row"):
+        collect_rationales(Picky(lambda name: True), "picky", comparisons, store, patience=3)
+
+
+def test_what_was_never_asked_comes_before_what_failed(data: Path, tmp_path: Path):
+    comparisons = list(ComparisonSet.open(data))
+    with ExchangeStore(tmp_path) as store:
+        collect_rationales(Picky(lambda name: name == "c1"), "picky", comparisons[:4], store)
+        teacher = Picky(lambda name: False)
+        collect_rationales(teacher, "picky", comparisons, store)
+    assert teacher.asked == ["c4", "c5", "c6", "c7", "c1"]

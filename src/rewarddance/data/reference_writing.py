@@ -29,6 +29,7 @@ from rewarddance.data.references import (
     references_to_row,
     rows_of,
 )
+from rewarddance.data.set_back import in_turn, set_back
 
 
 class ReferenceWriter:
@@ -51,8 +52,15 @@ class ReferenceWriter:
         self._done = _rows_by_prompt(self._place / ROWS_NAME)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first."""
-        return _missing(self._done.values(), prompts)
+        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
+
+        Those that were set back come last.
+        """
+        return in_turn(self._place, _missing(self._done.values(), prompts))
+
+    def set_back(self, prompt: str) -> None:
+        """Ask this prompt last when the generation is continued: the judge fell silent over it."""
+        set_back(self._place, prompt)
 
     def add(self, references: PromptReferences, images: Mapping[int, bytes]) -> None:
         """Store a prompt's tournament.

@@ -41,7 +41,7 @@ from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.recorded_results import joined, recorded
+from rewarddance.lab.recorded_results import joined, recorded, seeds_of
 from rewarddance.lab.reward_study import StudyRun, made_model
 from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.reports.json_files import read_json_lines
@@ -248,8 +248,9 @@ def write_alignment_results(
         {"run": folder.name, **json.loads((folder / FINISHED_NAME).read_text()), "evaluations": _curves(folder)}
         for folder in runs
     ]
-    cells = [cell.name for cell in alignment_cells(seeds)]
-    curves = joined([row for row in earlier.get("rows", ()) if _is_as_now(row)], made, cells, lambda row: row["run"])
+    kept = [row for row in earlier.get("rows", ()) if _is_as_now(row)]
+    cells = [cell.name for cell in alignment_cells(seeds_of(kept, seeds))]
+    curves = joined(kept, made, cells, lambda row: row["run"])
     outcomes = [outcome(row, models) for row in curves]
     guarded = guarded or earlier.get("guarded", [])
     content = {

@@ -26,7 +26,7 @@ from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.learning import BEST_RATES, MIN_GOLD_DIFFERENCE, SPLIT_NAMES, TEST_SPLITS, LabRun, learn, measure
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.recorded_results import joined, recorded
+from rewarddance.lab.recorded_results import joined, recorded, seeds_of
 from rewarddance.lab.reference_study import (
     ReferenceStudy,
     accuracies,
@@ -138,9 +138,15 @@ def write_context_results(
         instructions: That study, with its rows.
         references: The other one, with its rows; None keeps what the file holds of it.
     """
-    earlier = recorded(path)
+    settings = {
+        "split_sizes": dict(instructions[0].runs.counts),
+        "min_gold_difference": MIN_GOLD_DIFFERENCE,
+        "learning_rates": BEST_RATES,
+    }
+    earlier = recorded(path, settings)
     kept, kept_rows = earlier.get("summary", {}), earlier.get("rows", {})
-    asked = [_cell_key(asdict(cell)) for cell in instruction_cells(instructions[0].runs.seeds)]
+    seeds = seeds_of(kept_rows.get("instructions", ()), instructions[0].runs.seeds)
+    asked = [_cell_key(asdict(cell)) for cell in instruction_cells(seeds)]
     words = joined(kept_rows.get("instructions", ()), instructions[1], asked, _cell_key)
     by_size = {**kept.get("instructions", {}), **instruction_summary(instructions[0])}
     summary = {"instructions": by_size, "references": kept.get("references", {})}
@@ -149,7 +155,7 @@ def write_context_results(
     if references is not None:
         gold, rewarded = draw_pictures(references[0]), references[0].rewarded
         summary["references"] = {**summary["references"], **reference_summary(references[1], gold, rewarded)}
-        every = [(cell.size, cell.seed) for cell in reference_cells(instructions[0].runs.seeds)]
+        every = [(cell.size, cell.seed) for cell in reference_cells(seeds)]
         made = accuracies(references[1], gold, rewarded)
         rows["references"] = joined(rows["references"], made, every, lambda row: (row["size"], row["seed"]))
         pictures = {"prompts": len(gold), "rewarded": rewarded}
@@ -157,11 +163,8 @@ def write_context_results(
         "study": "context",
         "command": "rewarddance lab study context",
         "versions": package_versions(),
-        "is_complete": len(words) == len(asked)
-        and len(rows["references"]) == len(SIZES) * len(instructions[0].runs.seeds),
-        "split_sizes": dict(instructions[0].runs.counts),
-        "min_gold_difference": MIN_GOLD_DIFFERENCE,
-        "learning_rates": BEST_RATES,
+        "is_complete": len(words) == len(asked) and len(rows["references"]) == len(SIZES) * len(seeds),
+        **settings,
         "pictures": pictures,
         "summary": summary,
         "rows": rows,

@@ -1,6 +1,6 @@
 """The demo's last stage: what search at inference finds with the same reward model and the generator as it was.
 
-Best of N and search over paths spend the same number of velocities on each held-out prompt; the pairwise model scores
+Best of N spends at least as many velocities on each held-out prompt as search over paths; the pairwise model scores
 against its reference images, and the scalar model, which chose nothing, watches. Gold is asked at the end.
 """
 
@@ -34,7 +34,7 @@ from rewarddance.reports.sections import (
 )
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.search.bench import Drawing
-from rewarddance.search.best_of_n import BestOfNSettings, affordable_candidates
+from rewarddance.search.best_of_n import BestOfNSettings, covering_candidates
 from rewarddance.search.output import ROWS_NAME, SUMMARY_NAME, SearchWriter
 from rewarddance.search.path_search import PathSettings, path_budget
 from rewarddance.search.running import Algorithm, Search, run_searches
@@ -105,7 +105,7 @@ def search_in_demo(
     references = {item.prompt: store.best(item.prompt, 1) for item in job.prompts}
     verifier, judge = Verifier(load_reward_model(job.verifier), references=references), load_reward_model(job.judge)
     paths, sigmas = PathSettings(seed=job.seed), _DRAWING.sigmas(generator)
-    candidates = affordable_candidates(
+    candidates = covering_candidates(
         path_budget(paths, sigmas, verifier), len(sigmas) - 1, verifier, measure="velocities"
     )
     ways: dict[str, Algorithm] = {"best_of_n": BestOfNSettings(candidates, job.seed), "paths": paths}

@@ -35,6 +35,7 @@ from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.prompts import parse_prompt
 from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, made_model
+from rewarddance.lab.seeds import seed_interval
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardKind
 
@@ -116,6 +117,10 @@ def write_curve_results(path: Path, curves: Sequence[BestOfNCurve]) -> dict[str,
             "seeds": [int(curve.facets["seed"]) for curve in own],
             "gold_gain": {
                 str(point.n): float(np.mean([curve.points[place].gold_gain.estimate for curve in own]))
+                for place, point in enumerate(own[0].points)
+            },
+            "gold_gain_interval": {
+                str(point.n): seed_interval([curve.points[place].gold_gain.estimate for curve in own])
                 for place, point in enumerate(own[0].points)
             },
             "alpha": float(np.mean([curve.gold_law.fit.alpha for curve in own])),

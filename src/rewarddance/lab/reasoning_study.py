@@ -42,7 +42,7 @@ from rewarddance.lab.learning import (
 )
 from rewarddance.lab.paired_accuracy import SeedRows, accuracy_and_gain, share_kept
 from rewarddance.lab.processes import make_all
-from rewarddance.lab.recorded_results import joined, recorded
+from rewarddance.lab.recorded_results import joined, recorded, seeds_of
 from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
 from rewarddance.lab.teacher import LabTeacher, lab_judge
 from rewarddance.rewards.protocol import RewardModel
@@ -120,7 +120,7 @@ class ReasoningStudy:
 def reasoning_cells(seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES) -> tuple[ReasoningCell, ...]:
     """Every size on all comparisons and one size on fewer; those of the first seed first."""
     whole = [(size, COUNTS["train"]) for size in sizes]
-    curve = [(CURVE_SIZE, count) for count in reversed(CURVE)]
+    curve = [(CURVE_SIZE, count) for count in reversed(CURVE)] if CURVE_SIZE in sizes else []
     return tuple(ReasoningCell(size, count, seed) for seed in seeds for size, count in (*whole, *curve))
 
 
@@ -161,9 +161,19 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
 
     What the file holds of other sizes or numbers of comparisons stays.
     """
-    earlier = recorded(path)
+    settings = {
+        "split_sizes": dict(study.runs.counts),
+        "min_gold_difference": MIN_GOLD_DIFFERENCE,
+        "learning_rates": BEST_RATES,
+        "rationale_rate": _RATIONALE_RATE,
+        "rationale_epochs": _RATIONALE_EPOCHS,
+        "samples": SAMPLES,
+        "taught_samples": TAUGHT_SAMPLES,
+        "max_tokens": study.max_tokens,
+    }
+    earlier = recorded(path, settings)
     summary: dict[str, Any] = earlier.get("summary", {})
-    cells = reasoning_cells(study.runs.seeds)
+    cells = reasoning_cells(seeds_of(earlier.get("rows", ()), study.runs.seeds))
     asked = [_row_key({**asdict(cell), "way": way}) for cell in cells for way in cell.ways]
     every = joined(earlier.get("rows", ()), rows, asked, _row_key)
     for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
@@ -175,14 +185,7 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
         "command": "rewarddance lab study reasoning",
         "is_complete": len(every) == len(asked),
         "versions": package_versions(),
-        "split_sizes": dict(study.runs.counts),
-        "min_gold_difference": MIN_GOLD_DIFFERENCE,
-        "learning_rates": BEST_RATES,
-        "rationale_rate": _RATIONALE_RATE,
-        "rationale_epochs": _RATIONALE_EPOCHS,
-        "samples": SAMPLES,
-        "taught_samples": TAUGHT_SAMPLES,
-        "max_tokens": study.max_tokens,
+        **settings,
         "rationales": {
             seed: json.loads((study.rationales(seed) / SUMMARY_NAME).read_text())
             for seed in dict.fromkeys(cell.seed for cell in study.cells)

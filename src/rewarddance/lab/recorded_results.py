@@ -1,21 +1,34 @@
 """Results that an earlier part of a study has left: a study can be made by size, by part, or on several machines."""
 
 import json
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
 
-def recorded(path: Path) -> dict[str, Any]:
-    """What a results file holds; nothing when there is none yet.
+
+def recorded(path: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a results file holds; nothing when there is none yet, or one of other settings, whose rows do not compare.
 
     Args:
-        path: Such as `docs/results/alignment.json`.
+        path: Such as `docs/results/context.json`.
+        settings: Of the study as it is now, by their names in the file.
     """
     if not path.is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings or {}))
+    if other := [name for name, value in now.items() if content.get(name) != value]:
+        _log.warning("%s was made with another %s; nothing of it is kept", path, ", ".join(other))
+        return {}
     return content
+
+
+def seeds_of(rows: Sequence[Mapping[str, Any]], asked: Sequence[int]) -> list[int]:
+    """Those asked for now and those of rows that were made before, in order."""
+    return sorted({*asked, *(int(row["seed"]) for row in rows)})
 
 
 def joined(

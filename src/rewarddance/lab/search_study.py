@@ -38,7 +38,7 @@ from rewarddance.lab.reward_study import COUNTS, SIZES, StudyRun, made_model
 from rewarddance.metrics.bootstrap import Interval, bootstrap_mean
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.search.bench import Drawing
-from rewarddance.search.best_of_n import BestOfNSettings, affordable_candidates
+from rewarddance.search.best_of_n import BestOfNSettings, affordable_candidates, covering_candidates
 from rewarddance.search.particles import ParticleSettings
 from rewarddance.search.path_search import PathSettings, path_budget
 from rewarddance.search.results import SearchResult
@@ -48,7 +48,8 @@ from rewarddance.search.verification import Verifier
 WayName = Literal["single", "best_of_n", "best_of_more", "paths", "particles"]
 
 WAYS: tuple[WayName, ...] = ("single", "best_of_n", "best_of_more", "paths", "particles")
-"""`best_of_n` spends as many velocities as the search over paths; `best_of_more` as many evaluations of all kinds."""
+"""`best_of_n` spends at least as many velocities as the search over paths, `best_of_more` at least as many evaluations
+of all kinds; `particles` spends no more velocities than it."""
 
 _BATCH = 64
 
@@ -114,7 +115,7 @@ def run_searches(study: SearchStudy, on_done: Callable[[int], None] | None = Non
 def settings_of(
     way: WayName, seed: int, generator: Generator, verifier: Verifier
 ) -> BestOfNSettings | PathSettings | ParticleSettings:
-    """How a way searches, so that it costs what the search over paths costs."""
+    """How a way searches, so that it costs what the search over paths costs; best of N is rounded up to that."""
     paths, drawing = PathSettings(seed=seed), Drawing(batch_size=_BATCH)
     sigmas = drawing.sigmas(generator)
     steps, budget = len(sigmas) - 1, path_budget(paths, sigmas, verifier)
@@ -122,9 +123,9 @@ def settings_of(
         case "single":
             return BestOfNSettings(1, seed)
         case "best_of_n":
-            return BestOfNSettings(affordable_candidates(budget, steps, verifier, "velocities"), seed)
+            return BestOfNSettings(covering_candidates(budget, steps, verifier, "velocities"), seed)
         case "best_of_more":
-            return BestOfNSettings(affordable_candidates(budget, steps, verifier, "all"), seed)
+            return BestOfNSettings(covering_candidates(budget, steps, verifier, "all"), seed)
         case "paths":
             return paths
         case "particles":
@@ -135,38 +136,51 @@ def write_search_results(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str
     """Write `search.json`: a summary by size and way with intervals over prompts and seeds, and every row."""
     summary = {
         size: {
-            way: _figures([row for row in rows if (row["size"], row["way"]) == (size, way)], _base(rows, size))
+            way: _figures(_of(rows, size, way), {base: _of(rows, size, base) for base in ("best_of_n", "best_of_more")})
             for way in WAYS
-            if any((row["size"], row["way"]) == (size, way) for row in rows)
+            if _of(rows, size, way)
         }
         for size in dict.fromkeys(row["size"] for row in rows)
+    }
+    sizes = [size for size in SIZES if size in summary]
+    larger = {
+        way: _gain(_of(rows, sizes[-1], way), _of(rows, sizes[0], way))
+        for way in WAYS
+        if len(sizes) > 1 and _of(rows, sizes[0], way) and _of(rows, sizes[-1], way)
     }
     content = {
         "study": "search",
         "command": "rewarddance lab study search",
         "versions": package_versions(),
         "summary": summary,
+        "largest_over_smallest_verifier": larger,
         "rows": list(rows),
     }
     write_json_atomic(path, content)
     return summary
 
 
-def _base(rows: Sequence[dict[str, Any]], size: str) -> dict[int, dict[str, Any]]:
-    """The best of n at the velocities of the search over paths, by seed: what others are compared with."""
-    return {row["seed"]: row for row in rows if (row["size"], row["way"]) == (size, "best_of_n")}
+def _of(rows: Sequence[dict[str, Any]], size: str, way: str) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["size"], row["way"]) == (size, way)]
 
 
-def _figures(rows: Sequence[dict[str, Any]], base: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _figures(rows: Sequence[dict[str, Any]], bases: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     figures: dict[str, Any] = {"seeds": [row["seed"] for row in rows], "budget": rows[0]["budget"]}
     for name in ("gold", "alignment", "proxy"):
         values = np.concatenate([row[name] for row in rows])
         figures[name] = asdict(_interval(values, name))
-    compared = [row for row in rows if row["seed"] in base]
-    if compared:
-        gains = [np.subtract(row["gold"], base[row["seed"]]["gold"]) for row in compared]
-        figures["gold_over_best_of_n"] = asdict(_interval(np.concatenate(gains), "gain"))
+    for name, base in bases.items():
+        gain = _gain(rows, base)
+        if gain is not None:
+            figures[f"gold_over_{name}"] = gain
     return figures
+
+
+def _gain(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Gold over that of other searches on the same prompts and noise; None where they have no seed in common."""
+    by_seed = {row["seed"]: row for row in base}
+    gains = [np.subtract(row["gold"], by_seed[row["seed"]]["gold"]) for row in rows if row["seed"] in by_seed]
+    return asdict(_interval(np.concatenate(gains), "gain")) if gains else None
 
 
 def _interval(values: Float[np.ndarray, " prompts"], name: str) -> Interval:

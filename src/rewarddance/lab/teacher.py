@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from rewarddance.core.errors import MediaError, UsageError
 from rewarddance.core.media import load_image
 from rewarddance.core.rationale_text import with_media_swapped
 from rewarddance.core.seeding import numpy_rng
@@ -59,13 +60,14 @@ class LabTeacher:
         """A reply a comparison, in order.
 
         Raises:
-            ValueError: A prompt is not of the lab's grammar.
+            UsageError: A prompt is not of the lab's grammar.
         """
         for place, comparison in enumerate(comparisons):
-            yield (
-                place,
-                Reply(f"What is wrong with the images for the prompt {comparison.prompt}?", self.text(comparison)),
-            )
+            asked = f"What is wrong with the images for the prompt {comparison.prompt}?"
+            try:
+                yield place, Reply(asked, self.text(comparison))
+            except MediaError as error:
+                yield place, Reply(asked, None, "unreadable_media", str(error), is_final=False, tries=0)
 
     def is_wrong(self, comparison: Comparison) -> bool:
         """Whether this comparison's rationale is one of the wrong ones."""
@@ -73,7 +75,10 @@ class LabTeacher:
 
     def text(self, comparison: Comparison) -> str:
         """The rationale, true or wrong."""
-        prompt = parse_prompt(comparison.prompt)
+        try:
+            prompt = parse_prompt(comparison.prompt)
+        except ValueError as error:
+            raise UsageError(f"comparison {comparison.id}: {error}; another teacher explains other data") from None
         first, second = (report_on(_pixels(medium), prompt) for medium in (comparison.first, comparison.second))
         true = _said(first.words, second.words) + _compared(first, second)
         if not self.is_wrong(comparison):

@@ -84,3 +84,17 @@ def affordable_candidates(budget: Budget, denoising_steps: int, verifier: Verifi
     while best_of_n_budget(BestOfNSettings(n + 1), denoising_steps, verifier).of(measure) <= budget.of(measure):
         n += 1
     return n
+
+
+def covering_candidates(budget: Budget, denoising_steps: int, verifier: Verifier, measure: Measure = "all") -> int:
+    """The smallest N whose best of N costs at least what another search did, so that no budget is held against it.
+
+    Args:
+        budget: What the other search cost.
+        denoising_steps: From noise to picture.
+        verifier: Of the best of N.
+        measure: What is to be alike.
+    """
+    n = affordable_candidates(budget, denoising_steps, verifier, measure)
+    own = best_of_n_budget(BestOfNSettings(n), denoising_steps, verifier)
+    return n if own.of(measure) >= budget.of(measure) else n + 1

@@ -9,7 +9,10 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.search.output import CANDIDATES_NAME, ROWS_NAME, SETTINGS_NAME
+from rewarddance.search.output import CANDIDATES_NAME, ROWS_NAME, SETTINGS_NAME, SUMMARY_NAME
+
+_FEWEST = 4
+"""Candidates of a prompt, for best of 1, 2 and 4: two coefficients are fitted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +48,18 @@ def read_candidates(folder: Path) -> CandidateTable:
     found = [row["candidates"] for row in rows]
     if settings.get("algorithm") != "best-of-n" or any(one["wins"] is not None for own in found for one in own):
         raise UsageError(f"{folder} is no best-of-n search by scores; a curve needs independent pictures, each scored")
+    if not (folder / SUMMARY_NAME).is_file():
+        raise DataError(f"{folder} is not finished; the same `rewarddance search` continues it")
     if not (folder / CANDIDATES_NAME).is_dir():
         raise UsageError(f"{folder} kept its winners only; search again with --keep all")
     count = max((len(own) for own in found), default=0)
     if count == 0 or any(len(own) != count for own in found):
         raise DataError(f"{folder} has no finished prompt, or prompts with fewer candidates; finish the search first")
+    if count < _FEWEST:
+        raise UsageError(
+            f"{folder} has {count} candidates of each prompt, and a curve needs {_FEWEST} at least; "
+            "search again with more --candidates"
+        )
     return CandidateTable(
         prompts=tuple(str(row["prompt"]) for row in rows),
         pictures=tuple(tuple(_picture(folder, one["picture"]) for one in own) for own in found),

@@ -17,6 +17,7 @@ from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.files import sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import prompt_key
+from rewarddance.data.set_back import in_turn, set_back
 from rewarddance.search.budget import Budget
 from rewarddance.search.contact_sheet import stacked, strip_of
 from rewarddance.search.pictures import is_whole, picture_of, png_of
@@ -84,8 +85,15 @@ class SearchWriter:
         self._done = _rows_by_prompt(folder / ROWS_NAME)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first."""
-        return _without(self._done, prompts)
+        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
+
+        Those that were set back come last.
+        """
+        return in_turn(self._folder, _without(self._done, prompts))
+
+    def set_back(self, prompt: str) -> None:
+        """Ask this prompt last when the search is continued: a judge fell silent over it."""
+        set_back(self._folder, prompt)
 
     def add(self, item: PromptItem, result: SearchResult, watch: Watch | None = None, unanswered: int = 0) -> None:
         """Store the search of a prompt.

@@ -115,7 +115,11 @@ def make_references(
     distinct = len({item.prompt for item in prompts})
     for done, item in enumerate(missing, start=distinct - len(missing)):
         _report(on_progress, done)
-        references, images = hold_tournament(generate, model, item, settings, generation, attendance)
+        try:
+            references, images = hold_tournament(generate, model, item, settings, generation, attendance)
+        except ModelError:
+            writer.set_back(item.prompt)
+            raise
         writer.add(references, images)
     _report(on_progress, distinct)
     return writer.finish(prompts, resumed=distinct - len(missing))

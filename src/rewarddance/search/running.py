@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.data.prompts import PromptItem
 from rewarddance.generators.protocol import Generator
 from rewarddance.search import best_of_n, particles, path_search
@@ -16,7 +17,7 @@ from rewarddance.search.particles import ParticleSettings, particle_budget
 from rewarddance.search.path_search import PathSettings, path_budget
 from rewarddance.search.results import SearchResult
 from rewarddance.search.verification import Judge, Verifier
-from rewarddance.search.watch import watch, watch_budget
+from rewarddance.search.watch import Watch, watch, watch_budget
 
 Algorithm = BestOfNSettings | PathSettings | ParticleSettings
 """The settings of a search say which one it is."""
@@ -60,6 +61,11 @@ class Search:
             UsageError: The generator, the verifier and the settings do not fit each other.
         """
         sigmas = self.drawing.sigmas(self.generator)
+        if self.verifier.way != "score" and self._fewest < 2:
+            raise UsageError(
+                "a tournament needs two pictures at least; ask for more, or score them one by one "
+                "(a pointwise or scalar model, or a pairwise one with reference images)"
+            )
         match self.settings:
             case BestOfNSettings() as settings:
                 return best_of_n_budget(settings, len(sigmas) - 1, self.verifier)
@@ -67,6 +73,13 @@ class Search:
                 return path_budget(settings, sigmas, self.verifier)
             case ParticleSettings() as settings:
                 return particle_budget(settings, sigmas, self.verifier)
+
+    @property
+    def _fewest(self) -> int:
+        """Pictures among which a winner is chosen."""
+        match self.settings:
+            case BestOfNSettings(candidates=count) | PathSettings(paths=count) | ParticleSettings(particles=count):
+                return count
 
     def watch_budget(self) -> Budget:
         """The most that watching a prompt costs; nothing without a judge."""
@@ -103,18 +116,27 @@ def run_searches(
     for done, item in enumerate(missing, start=resumed):
         on_progress(done)
         before = sum(one.unanswered for one in asked)
-        result = search.run(item.prompt)
-        seen = None
-        if search.judge is not None:
-            seen = watch(
-                search.generator,
-                search.verifier,
-                search.judge,
-                result,
-                search.settings.seed,
-                search.drawing,
-                search.judge_instruction,
-            )
+        try:
+            result = search.run(item.prompt)
+            seen = _watched(search, result)
+        except ModelError:
+            writer.set_back(item.prompt)
+            raise
         writer.add(item, result, seen, sum(one.unanswered for one in asked) - before)
     on_progress(distinct)
     return writer.finish(prompts, resumed)
+
+
+def _watched(search: Search, result: SearchResult) -> Watch | None:
+    """What the held-out judge sees; None without one."""
+    if search.judge is None:
+        return None
+    return watch(
+        search.generator,
+        search.verifier,
+        search.judge,
+        result,
+        search.settings.seed,
+        search.drawing,
+        search.judge_instruction,
+    )

@@ -26,6 +26,10 @@ Teacher = Callable[[Sequence[Comparison]], Iterable[tuple[int, Reply]]]
 
 DEFAULT_PATIENCE = 20
 
+_ABOUT_THE_QUESTION = "rejected"
+"""A refusal of what was sent, such as an image that is too large; by a service that has answered others, it says
+nothing of the next question."""
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -69,14 +73,21 @@ def collect_rationales(
     """
     anchored = [one for one in comparisons if one.choice in ("first", "second")]
     keys = [teacher_key(name, comparison) for comparison in anchored]
-    missing = [place for place, key in enumerate(keys) if not _is_final(store.find("teacher", key))]
+    replies = [store.find("teacher", key) for key in keys]
+    # What was never asked comes first: those that failed before may fail again, and must not stand in its way.
+    missing = sorted(
+        (place for place, reply in enumerate(replies) if not _is_final(reply)),
+        key=lambda place: replies[place] is not None,
+    )
+    has_answered = any(map(_is_final, replies))
     failed_in_a_row = 0
     asked = 0
     for number, reply in teacher([anchored[place] for place in missing]):
         place = missing[number]
         store.add(Exchange("teacher", keys[place], anchored[place].id, name, reply))
         asked += 1
-        failed_in_a_row = failures_in_a_row(failed_in_a_row, reply)
+        has_answered |= reply.is_final
+        failed_in_a_row = failures_in_a_row(failed_in_a_row, reply, has_answered)
         refuse_silence(f"teacher {name}", failed_in_a_row, patience, reply)
         if on_progress is not None:
             on_progress(len(anchored) - len(missing) + asked, len(anchored))
@@ -90,9 +101,15 @@ def teacher_key(name: str, comparison: Comparison) -> str:
     return exchange_key(name, comparison.id, comparison.prompt, comparison.choice, *shown)
 
 
-def failures_in_a_row(before: int, reply: Reply) -> int:
-    """Counts on; what was never sent says nothing about who would have been asked."""
-    if reply.tries == 0:
+def failures_in_a_row(before: int, reply: Reply, has_answered: bool) -> int:
+    """Counts on; what says nothing about who is asked does not count.
+
+    Args:
+        before: Failures in a row until now.
+        reply: The next one.
+        has_answered: Whether they have answered anything, this time or earlier.
+    """
+    if reply.tries == 0 or (has_answered and reply.failure == _ABOUT_THE_QUESTION):
         return before
     return 0 if reply.is_final else before + 1
 

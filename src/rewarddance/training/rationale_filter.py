@@ -82,16 +82,18 @@ def filter_rationales(
     keys = [exchange_key(name, rationales[comparison.id]) for comparison in read]
     found = [store.find("judge", key) for key in keys]
     # The same words are read once, whichever comparisons they are about.
-    missing = list(
-        {keys[place]: place for place, reply in enumerate(found) if reply is None or not reply.is_final}.values()
-    )
+    places = {keys[place]: place for place, reply in enumerate(found) if reply is None or not reply.is_final}
+    # As with the teacher: what was never asked comes first.
+    missing = sorted(places.values(), key=lambda place: found[place] is not None)
+    has_answered = len(missing) < len(set(keys))
     failed_in_a_row = 0
     asked = 0
     for number, reply in judge([rationales[read[place].id] for place in missing]):
         place = missing[number]
         store.add(Exchange("judge", keys[place], read[place].id, name, reply))
         asked += 1
-        failed_in_a_row = failures_in_a_row(failed_in_a_row, reply)
+        has_answered |= reply.is_final
+        failed_in_a_row = failures_in_a_row(failed_in_a_row, reply, has_answered)
         refuse_silence(f"judge {name}", failed_in_a_row, patience, reply)
         if on_progress is not None:
             on_progress(len(read) - len(missing) + asked, len(read))

@@ -1,10 +1,11 @@
 """What a run learns beside the choices, from its config: rationales, and a teacher's answers."""
 
 import logging
+from pathlib import Path
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.rewards.folder import RECORD_NAME, read_record
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.training.distillation import teach
 from rewarddance.training.learner import Learner
@@ -27,8 +28,25 @@ def check_extras(config: TrainConfig, comparisons: ChosenComparisons) -> None:
         raise UsageError(
             f"distillation.teacher {distillation.teacher} holds no reward model ({RECORD_NAME} is missing)"
         )
+    if distillation is not None and distillation.format == "reason_first":
+        _check_can_reason(distillation.teacher)
     if config.rationale is not None:
         _check_rationales(comparisons)
+
+
+def _check_can_reason(teacher: Path) -> None:
+    """Whether a teacher can give its reasons first."""
+    record = read_record(teacher)
+    cause = None
+    if record.kind == "scalar":
+        cause = "is scalar"
+    elif record.attention == "blocks":
+        cause = "is in block mode"
+    if cause is not None:
+        raise UsageError(
+            f"distillation.teacher {teacher} {cause} and gives no reasons before its answer; "
+            "set distillation.format answer_first"
+        )
 
 
 def extras_of(config: TrainConfig, comparisons: ChosenComparisons, folder: RunFolder, learner: Learner) -> Extras:
