@@ -28,6 +28,9 @@ from rewarddance.rewards.backbones.protocol import EncodedQuestion, QuestionBatc
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
 from rewarddance.rewards.instructions import stored_instruction
 
+MODELS = {"lab:small": (32, 32), "8b": (4, 224)}
+"""Comparisons in a batch, and pixels of a side; `8b` has 119 M parameters in the proportions of a model of 8 B."""
+
 INSTRUCTIONS = ("none", "generic", "overall")
 PROMPT = "a red circle left of a blue square, number {number}"
 
@@ -88,17 +91,26 @@ def measured(backbone: VisionLanguageBackbone, asked: Sequence[EncodedQuestion],
     }
 
 
+def loaded(name: str, side: int, folder: Path) -> VisionLanguageBackbone:
+    """A model all of whose weights learn."""
+    if name == "lab:small":
+        return load_backbone(lab_base("small"))
+    backbone = build("internvl", SMALL["internvl"]["8b"], side, folder, "cpu", torch.float32)
+    backbone.model.requires_grad_(True)
+    return backbone
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--model", choices=MODELS, nargs="*", default=list(MODELS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = load_backbone(lab_base("small"))
-        larger = build("internvl", SMALL["internvl"]["8b"], 224, Path(folder), "cpu", torch.float32)
-        larger.model.requires_grad_(True)
-        for name, backbone, batch, side in (("lab:small", drawn, 32, 32), ("8 B proportions", larger, 4, 224)):
+    for name in options.model:
+        batch, side = MODELS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            backbone = loaded(name, side, Path(folder))
             for instruction in INSTRUCTIONS:
                 figures = measured(backbone, questions(backbone, instruction, batch, side), options.turns)
                 rows.append({"model": name, "batch": batch, "side": side, "instruction": instruction, **figures})

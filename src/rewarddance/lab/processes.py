@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
 
 from rewarddance.core.parent_process import end_with_parent
+
+_GRACE_SECONDS = 5.0
+"""For a checkpoint, when a signal has reached the whole group."""
 
 Made = TypeVar("Made")
 Run = TypeVar("Run")
@@ -22,7 +26,8 @@ def make_all(
         jobs: Runs at a time.
         on_done: Called with the number of finished runs.
     """
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+    start = partial(end_with_parent, grace_seconds=_GRACE_SECONDS)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start) as pool:
         futures = [pool.submit(make, run) for run in runs]
         for done, _ in enumerate(as_completed(futures), start=1):
             if on_done is not None:
