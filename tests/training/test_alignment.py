@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
@@ -190,22 +191,43 @@ def test_layers_that_do_not_exist_are_named_before_the_folder_is_claimed(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def raising(pixels, prompts):
+    raise ConnectionError("the service is away")
+
+
+def hanging(pixels, prompts):
+    threading.Event().wait(2)
+    return redness(pixels, prompts)
+
+
+BROKEN = {
+    "raises": (raising, "the service is away"),
+    "hangs": (hanging, "did not answer within 0.2 seconds"),
+    "not_a_number": (lambda pixels, prompts: redness(pixels, prompts) * torch.nan, "gave nan for the prompt"),
+    "too_few": (lambda pixels, prompts: redness(pixels, prompts)[:-1], "gave 7 scores for 8 samples"),
+}
+
+
+@pytest.mark.parametrize("way", BROKEN)
 @pytest.mark.parametrize("method", ["refl", "flow_grpo"])
-def test_a_reward_that_raises_stops_the_run_resumable_with_one_line(tmp_path, method):
+def test_a_reward_that_breaks_stops_the_run_resumable_with_one_line(tmp_path, method, way):
     calls = []
+    broken, message = BROKEN[way]
 
-    def failing(pixels, prompts):
+    def breaking(pixels, prompts):
         calls.append(1)
-        if len(calls) > limit:
-            raise ConnectionError("the service is away")
-        return redness(pixels, prompts)
+        return (broken if len(calls) > 5 else redness)(pixels, prompts)
 
-    limit = 5
-    with pytest.raises(RewardError, match="the service is away") as caught:
-        align(align_config(tmp_path, method), StandInGenerator(), reward_of(failing))
+    patience = Patience(0.2 if way == "hangs" else None, tries=2, backoff_seconds=0.0)
+    with pytest.raises(RewardError, match=message) as caught:
+        align(
+            align_config(tmp_path, method),
+            StandInGenerator(),
+            RewardSignal([pixel_reward("redness", breaking)], patience=patience),
+        )
     assert "\n" not in str(caught.value)
-    limit = 10**6
-    resumed = align(align_config(tmp_path, method), StandInGenerator(), reward_of(failing), resume=True)
+    assert len(calls) == 7  # two tries
+    resumed = align(align_config(tmp_path, method), StandInGenerator(), reward_of(), resume=True)
     whole = align(align_config(tmp_path / "whole", method), StandInGenerator(), reward_of())
     assert final_weights(resumed) == final_weights(whole)
 
