@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from rewarddance.config.reasoning import DistillationConfig
-from rewarddance.core.errors import DataError
+from rewarddance.config.training import TrainConfig
+from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.types import Judgement, JudgementCost, Media, Status
+from rewarddance.rewards.loading import new_reward_model
 from rewarddance.training.data_order import Shown
 from rewarddance.training.distillation import teach
 from rewarddance.training.learning_data import ChosenComparisons
 from rewarddance.training.prepared_batches import Share
+from rewarddance.training.reasoning_extras import check_extras
+from tests.tiny_models import save_tiny_model
 from tests.training.stand_in import StandInModel, stand_in_comparisons
 
 
@@ -180,3 +184,17 @@ def test_what_the_teacher_wrote_is_kept(tmp_path, settings):
     taught(settings, tmp_path, Teacher())
     row = json.loads((tmp_path / "teacher_answers.jsonl").read_text().splitlines()[1])
     assert (row["id"], row["rationale"], row["status"]) == ("comparison-0", "so it is", "ok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "attention", "cause"), [("scalar", "causal", "is scalar"), ("pairwise", "blocks", "is in block mode")]
+)
+def test_a_teacher_that_cannot_reason_is_refused_before_anything_is_written(tmp_path, kind, attention, cause):
+    base = save_tiny_model("internvl", tmp_path / "base")
+    new_reward_model(base, kind, seed=0, attention=attention).save(tmp_path / "teacher")
+    given = {"model": {"base": str(base)}, "data": {"train": str(tmp_path)}, "out": str(tmp_path / "run")}
+    config = TrainConfig.model_validate({**given, "distillation": {"teacher": str(tmp_path / "teacher")}})
+    with pytest.raises(UsageError, match=f"{cause} and gives no reasons .* answer_first"):
+        check_extras(config, chosen(2))
+    direct = {"teacher": str(tmp_path / "teacher"), "format": "answer_first"}
+    check_extras(TrainConfig.model_validate({**given, "distillation": direct}), chosen(2))
