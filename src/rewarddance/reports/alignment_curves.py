@@ -44,12 +44,17 @@ def evaluations_of(run: RunFiles) -> tuple[AlignmentEvaluation, ...]:
     return run.alignment.evaluations if run.alignment else ()
 
 
+def best_step(run: RunFiles) -> int | None:
+    """Step of the best policy by the guard's last word; None without a guard."""
+    return next((row.best_step for row in reversed(evaluations_of(run)) if row.best_step is not None), None)
+
+
 def kept_step(run: RunFiles) -> int | None:
     """Step of the policy that the run left behind: the best after a roll-back, else the last; None without any."""
     rows = evaluations_of(run)
     if not rows:
         return None
-    best = next((row.best_step for row in reversed(rows) if row.best_step is not None), None)
+    best = best_step(run)
     has_rolled_back = (rows[-1].action or "").startswith(ROLL_BACK)
     return best if has_rolled_back and best is not None else rows[-1].optimizer_step
 

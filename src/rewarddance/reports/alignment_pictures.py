@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewarddance.reports.alignment_curves import evaluations_of, kept_step
+from rewarddance.reports.alignment_curves import best_step, evaluations_of, kept_step
 from rewarddance.reports.alignment_files import Sample
 from rewarddance.reports.run_files import RunFiles
 from rewarddance.reports.sections import PictureRow, PictureSheet, PictureSheets, Section
@@ -44,8 +44,7 @@ def _sheets(run: RunFiles) -> tuple[PictureSheet, ...]:
 def _moments(run: RunFiles, steps: Sequence[int]) -> list[tuple[int, str]]:
     """First and last, and between them the one that the guard holds for the best, else one in the middle."""
     rows = evaluations_of(run)
-    best = next((row.best_step for row in reversed(rows) if row.best_step is not None), None)
-    end = kept_step(run)
+    best, end = best_step(run), kept_step(run)
     kept = end if rows and end != rows[-1].optimizer_step else None
     between = [best] if best in steps[1:-1] else steps[len(steps) // 2 : -1][:1]
     shown = dict.fromkeys(step for step in (*steps[:1], *between, *steps[-1:]) if step is not None)

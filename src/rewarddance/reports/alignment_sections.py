@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rewarddance.reports.alignment_curves import (
     PROXY,
     Curve,
+    best_step,
     evaluations_of,
     extra_curves,
     held_out_curves,
@@ -169,15 +170,14 @@ def _figure(run: RunFiles, curve: Curve) -> Figure | None:
 def _moments(run: RunFiles) -> list[tuple[str, AlignmentEvaluation]]:
     """First, best and last of the evaluations that have kinds; each once."""
     rows = [row for row in evaluations_of(run) if _kinds(row)]
-    best = next((row.best_step for row in reversed(evaluations_of(run)) if row.best_step is not None), None)
-    is_kept = kept_step(run) == best
+    best, end = best_step(run), kept_step(run)
     shown = {rows[0].optimizer_step: ("before", rows[0])} if rows else {}
     for row in rows[1:]:
         if row.optimizer_step == best and row is not rows[-1]:
-            shown[row.optimizer_step] = ("kept" if is_kept else "best by held-out judges", row)
+            shown[row.optimizer_step] = ("kept" if row.optimizer_step == end else "best by held-out judges", row)
     if rows[1:]:
-        is_discarded = kept_step(run) != rows[-1].optimizer_step
-        shown[rows[-1].optimizer_step] = ("not kept" if is_discarded else "after", rows[-1])
+        last = rows[-1].optimizer_step
+        shown[last] = ("after" if last == end else "not kept", rows[-1])
     return [(f"{label}, step {row.optimizer_step}", row) for label, row in shown.values()]
 
 
