@@ -93,3 +93,14 @@ def test_a_reward_is_not_its_own_held_out_judge():
     # on moved pictures, or by other criteria, it may serve where there is no other model
     for judge in ("{model: runs/one/model, shift: 3}", "{model: runs/one/model, instruction: aesthetics}"):
         load_config(AlignConfig, None, [*NEEDED, *own, f"judges=[{judge}]"])
+
+
+def test_the_worst_references_are_neither_learned_from_nor_made_anew():
+    worst = "references.kept=bottom"
+    load_config(AlignConfig, None, [*NEEDED, worst])
+    learned = ("regulariser.pretraining_weight=1", "regulariser.pretraining_data=references")
+    assert "would learn the worst pictures" in problem(worst, *learned)
+    assert "without references.refresh_every" in problem(worst, "references.refresh_every=5")
+    assert "without references.refresh_every" in problem(
+        worst, "guard.action=refresh_references", "judges=[{model: j}]"
+    )

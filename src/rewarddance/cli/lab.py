@@ -13,7 +13,7 @@ _Name = TypeVar("_Name", bound=str)
 
 _SIZES: dict[str, tuple[_Size, ...]] = dict.fromkeys(("context", "reasoning"), ("nano", "micro", "small"))
 _PARTS: dict[str, tuple[str, ...]] = {
-    "alignment": ("guarded", "refl", "refl_augmented", "flow_grpo"),
+    "alignment": ("guarded", "references", "refl", "refl_augmented", "flow_grpo"),
     "context": ("instructions", "references"),
 }
 
@@ -80,6 +80,18 @@ def pretrain(
         print(run(settings, out, show))
 
 
+@lab_app.command("figures")
+def figures(
+    results: Annotated[Path, typer.Option(help="Folder of the studies' NAME.json.")] = Path("docs/results"),
+    out: Annotated[Path, typer.Option(help="Folder that gets the figures, SVG.")] = Path("docs/images"),
+) -> None:
+    """Draw the figures of docs/experiments.md from what the studies have recorded; nothing is run."""
+    from rewarddance.lab.figures import write_figures
+
+    for file in write_figures(results, out):
+        print(file)
+
+
 @lab_app.command("study")
 def study(
     name: Annotated[
@@ -104,8 +116,8 @@ def study(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded; of context "
-            "instructions, references. What NAME.json holds of the rest stays."
+            help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded, references; of "
+            "context instructions, references. What NAME.json holds of the rest stays."
         ),
     ] = None,
 ) -> None:
@@ -163,6 +175,11 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tup
         run_guarded,
         write_alignment_results,
     )
+    from rewarddance.lab.reference_alignment import (
+        ReferenceAlignment,
+        reference_alignment_summary,
+        run_reference_alignments,
+    )
 
     cells = alignment_cells(range(seeds), ways=tuple(way for way in WAYS if way in parts))
     asked = AlignmentStudy(out / "alignment", out, cells, judge_seeds=tuple(range(max(2, seeds))), jobs=jobs)
@@ -171,9 +188,15 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tup
         with progress("the largest reward model, with the guard", seeds) as show:
             guarded = run_guarded(asked, range(seeds), show)
         print_json(guarded_summary(guarded))
+    chosen = []
+    if "references" in parts:
+        tuned = ReferenceAlignment(out / "alignment", out, tuple(range(seeds)), jobs=jobs)
+        with progress("the largest reward model, against better and worse reference images", len(tuned.runs)) as show:
+            chosen = run_reference_alignments(tuned, show)
+        print_json(reference_alignment_summary(chosen))
     with progress("study alignment", len(cells)) as show:
         folders = run_alignments(asked, show)
-    print(write_alignment_results(results / "alignment.json", guarded, folders, range(seeds), out))
+    print(write_alignment_results(results / "alignment.json", guarded, folders, range(seeds), out, chosen))
 
 
 def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:

@@ -125,7 +125,10 @@ class ReferencesConfig(BaseModel):
     that has learned that."""
 
     count: int = Field(default=1, ge=1)
-    """Best references of each prompt that are used."""
+    """References of each prompt that are used, of those that are kept."""
+
+    kept: Literal["top", "bottom"] = "top"
+    """Which of the kept pictures: the best, or for an ablation the worst, best or worst first."""
 
     refresh_every: int | None = Field(default=None, ge=1)
     """Optimizer steps after which references are made anew by a running mean of the policy; null keeps the first. A
@@ -327,6 +330,8 @@ class AlignConfig(BaseModel):
                 f"method {self.method.name} climbs the gradient of the reward, and none comes back from a service; "
                 "use flow_grpo or diffusion_nft, or run the reward model here"
             )
+        if self.references.kept == "bottom":
+            self._require_use_of_the_worst()
         if self.guard is not None and self.guard.action == "raise_kl" and not any(self._pulling_weights()):
             raise ValueError(
                 "guard.action raise_kl has no weight to raise to the end of the run; "
@@ -346,6 +351,19 @@ class AlignConfig(BaseModel):
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
+
+    def _require_use_of_the_worst(self) -> None:
+        if self.regulariser.pretraining_data == "references":
+            raise ValueError(
+                "regulariser.pretraining_data is `references`, and references.kept is bottom: the policy would learn "
+                "the worst pictures; change one of them"
+            )
+        refreshes = self.guard is not None and self.guard.action == "refresh_references"
+        if self.references.refresh_every is not None or refreshes:
+            raise ValueError(
+                "new reference images are the best that the policy makes; references.kept: bottom needs those of the "
+                "folder, without references.refresh_every and guard.action refresh_references"
+            )
 
     def _pulling_weights(self) -> tuple[float, ...]:
         """Of what draws the policy towards the reference policy as long as the run goes on."""

@@ -174,9 +174,10 @@ class ReferenceStore:
         row = self.get(prompt)
         return () if row is None else row.worst(count)
 
-    def lacking(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        """Those of the prompts that have no reference image, each once."""
-        return tuple(dict.fromkeys(prompt for prompt in prompts if not self.best(prompt)))
+    def lacking(self, prompts: Sequence[str], kept: Kept = "top") -> tuple[str, ...]:
+        """Those of the prompts that have no reference image (of the best, or of the worst), each once."""
+        of = self.best if kept == "top" else self.worst
+        return tuple(dict.fromkeys(prompt for prompt in prompts if not of(prompt)))
 
     def changed_pictures(self) -> list[Path]:
         """Pictures whose bytes are no longer those that were written; reads every one."""

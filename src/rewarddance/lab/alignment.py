@@ -65,6 +65,7 @@ class LabAlignment:
         chosen_weight: How strongly the reference images draw the policy towards them.
         chosen_steps: Updates in which they do; None for all.
         references_used: Reference images of a prompt, one of which at random is in a question.
+        references_kept: The best of them, or the worst.
         shift: Largest shift of pictures before the reward sees them, in pixels.
         noise: Noise on them.
         guard: Who watches; None for nobody.
@@ -88,6 +89,7 @@ class LabAlignment:
     chosen_weight: float = 0.0
     chosen_steps: int | None = None
     references_used: int = 1
+    references_kept: Literal["top", "bottom"] = "top"
     shift: int = 3
     noise: float = 0.03
     guard: GuardConfig | None = None
@@ -119,24 +121,28 @@ def draw_references(
     judge: Path,
     candidates: int = 4,
     top: int = 1,
+    bottom: int = 0,
     names: Sequence[str] = (TRAIN_NAME, HELD_OUT_NAME),
     seed: int = 0,
     on_done: Callable[[int], None] | None = None,
 ) -> None:
-    """The `top` best of `candidates` of the base generator for every prompt; continued if begun.
+    """The best and worst of `candidates` of the base generator for every prompt; continued if begun.
 
     Args:
         folder: Where.
         prompts: Folder of `write_prompts`.
         judge: Reward model that chooses.
         candidates: Pictures of a prompt.
-        top: How many of them are kept.
+        top: How many of the best are kept.
+        bottom: How many of the worst.
         names: Lists of prompts; those held out are rewarded against references as well.
         seed: Decides the noise.
         on_done: Told how many prompts are done.
     """
     asked = [item for name in names for item in read_prompts(prompts / name)]
-    settings = TournamentSettings("lab:drawn", judge.parent.name, candidates=candidates, top=top, seed=seed)
+    settings = TournamentSettings(
+        "lab:drawn", judge.parent.name, candidates=candidates, top=top, bottom=bottom, seed=seed
+    )
     generator = load_generator(str(lab_generator()))
     make_references(pictures_of(generator), load_reward_model(judge), asked, folder, settings, on_progress=on_done)
 
@@ -164,7 +170,9 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         rewards=(RewardConfig(model=str(run.reward)),),
         judges=tuple(JudgeConfig(model=str(judge), shift=JUDGE_SHIFT) for judge in run.judges),
         prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
-        references=ReferencesConfig(folder=run.references, count=run.references_used, combine="random"),
+        references=ReferencesConfig(
+            folder=run.references, count=run.references_used, kept=run.references_kept, combine="random"
+        ),
         method=method,
         augmentation=AugmentationConfig(shift=run.shift, noise=run.noise),
         regulariser=RegulariserConfig(

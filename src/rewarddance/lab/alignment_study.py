@@ -42,6 +42,7 @@ from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.recorded_results import joined, recorded, seeds_of
+from rewarddance.lab.reference_alignment import reference_alignment_summary
 from rewarddance.lab.reward_study import StudyRun, made_model
 from rewarddance.lab.seeds import mean_and_half_width
 from rewarddance.reports.json_files import read_json_lines
@@ -227,7 +228,12 @@ def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_alignment_results(
-    path: Path, guarded: Sequence[dict[str, Any]], runs: Sequence[Path], seeds: Sequence[int], models: Path
+    path: Path,
+    guarded: Sequence[dict[str, Any]],
+    runs: Sequence[Path],
+    seeds: Sequence[int],
+    models: Path,
+    references: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Write `alignment.json`: summary of the guarded runs, their rows, and what became of every other run.
 
@@ -239,6 +245,7 @@ def write_alignment_results(
         runs: Folders of the other runs that are finished.
         seeds: Of the whole study; the file says whether it is complete.
         models: Folder of the runs of `lab study paradigms`.
+        references: Rows of `run_reference_alignments`; none keeps those of the file.
 
     Returns:
         The tables of the other runs, as Markdown.
@@ -253,14 +260,16 @@ def write_alignment_results(
     curves = joined(kept, made, cells, lambda row: row["run"])
     outcomes = [outcome(row, models) for row in curves]
     guarded = guarded or earlier.get("guarded", [])
+    references = references or earlier.get("references", {}).get("rows", [])
     content = {
         "study": "alignment",
         "command": "rewarddance lab study alignment",
         "versions": package_versions(),
-        "is_complete": len(curves) == len(cells) and bool(guarded),
+        "is_complete": len(curves) == len(cells) and bool(guarded) and bool(references),
         "made_earlier": sorted({row["run"] for row in curves} - {row["run"] for row in made}),
         "summary": guarded_summary(guarded) if guarded else None,
         "guarded": list(guarded),
+        "references": {"summary": reference_alignment_summary(references), "rows": list(references)},
         "outcomes": outcome_summary(outcomes),
         "rows": curves,
     }

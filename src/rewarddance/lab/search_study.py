@@ -1,7 +1,8 @@
 """Study of test-time search in the lab: what each algorithm finds for the same function evaluations, by gold.
 
 Every verifier is a pointwise reward model of the paradigms study, as in the paper. Algorithms meet on the same prompts
-with the same initial noise, so their golds are compared prompt by prompt.
+with the same initial noise, so their golds are compared prompt by prompt; and at three budgets, which gives a frontier
+of gold over function evaluations.
 
 Source:
     RewardDance, arXiv:2509.08826, section 3.4 and Table 2 (test-time scaling by size of the reward model).
@@ -11,7 +12,7 @@ Source:
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,21 +52,35 @@ WAYS: tuple[WayName, ...] = ("single", "best_of_n", "best_of_more", "paths", "pa
 """`best_of_n` spends at least as many velocities as the search over paths, `best_of_more` at least as many evaluations
 of all kinds; `particles` spends no more velocities than it."""
 
+ScaleName = Literal["half", "whole", "double"]
+
+TREES: dict[ScaleName, PathSettings] = {
+    "half": PathSettings(paths=2, branches=2, starts=8),
+    "whole": PathSettings(),
+    "double": PathSettings(paths=6, branches=3, starts=24),
+}
+"""The search over paths at each budget: 64, 126 and 252 velocities at the lab's eight denoising steps."""
+
+FRONTIER_WAYS: tuple[WayName, ...] = ("best_of_n", "paths", "particles")
+"""What is made at the other budgets too."""
+
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SearchCell:
-    """One search over all prompts: how, with which verifier."""
+    """One search over all prompts: how, with which verifier, for what."""
 
     size: BaseSize
     way: WayName
     seed: int
+    scale: ScaleName = "whole"
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{self.size}-{self.way}-{self.seed}"
+        scale = "" if self.scale == "whole" else f"-{self.scale}"
+        return f"{self.size}-{self.way}-{self.seed}{scale}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +112,12 @@ class SearchStudy:
         return self.folder / f"prompts-{seed}"
 
 
-def search_cells(
-    seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES, ways: Sequence[WayName] = WAYS
-) -> tuple[SearchCell, ...]:
+def search_cells(seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES) -> tuple[SearchCell, ...]:
     """Every search, those of the first seed first and of the largest verifier before the others."""
-    return tuple(SearchCell(size, way, seed) for seed, size, way in product(seeds, reversed(sizes), ways))
+    asked = [(scale, way) for scale in TREES for way in (WAYS if scale == "whole" else FRONTIER_WAYS)]
+    return tuple(
+        SearchCell(size, way, seed, scale) for seed, size, (scale, way) in product(seeds, reversed(sizes), asked)
+    )
 
 
 def run_searches(study: SearchStudy, on_done: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
@@ -113,13 +129,14 @@ def run_searches(study: SearchStudy, on_done: Callable[[int], None] | None = Non
 
 
 def settings_of(
-    way: WayName, seed: int, generator: Generator, verifier: Verifier
+    cell: SearchCell, generator: Generator, verifier: Verifier
 ) -> BestOfNSettings | PathSettings | ParticleSettings:
-    """How a way searches, so that it costs what the search over paths costs; best of N is rounded up to that."""
-    paths, drawing = PathSettings(seed=seed), Drawing(batch_size=_BATCH)
+    """How a cell searches, so that it costs what the search over paths costs; best of N is rounded up to that."""
+    seed, drawing = cell.seed, Drawing(batch_size=_BATCH)
+    paths = replace(TREES[cell.scale], seed=seed)
     sigmas = drawing.sigmas(generator)
     steps, budget = len(sigmas) - 1, path_budget(paths, sigmas, verifier)
-    match way:
+    match cell.way:
         case "single":
             return BestOfNSettings(1, seed)
         case "best_of_n":
@@ -133,31 +150,42 @@ def settings_of(
 
 
 def write_search_results(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write `search.json`: a summary by size and way with intervals over prompts and seeds, and every row."""
-    summary = {
-        size: {
-            way: _figures(_of(rows, size, way), {base: _of(rows, size, base) for base in ("best_of_n", "best_of_more")})
-            for way in WAYS
-            if _of(rows, size, way)
-        }
-        for size in dict.fromkeys(row["size"] for row in rows)
-    }
+    """Write `search.json`: by size and way, figures with intervals over prompts and seeds; the frontier; every row.
+
+    Returns:
+        The summary of the whole budget.
+    """
+    by_scale = {scale: [row for row in rows if row["scale"] == scale] for scale in TREES}
+    whole = by_scale["whole"]
+    summary = _by_size_and_way(whole, ("best_of_n", "best_of_more"))
     sizes = [size for size in SIZES if size in summary]
     larger = {
-        way: _gain(_of(rows, sizes[-1], way), _of(rows, sizes[0], way))
+        way: _gain(_of(whole, sizes[-1], way), _of(whole, sizes[0], way))
         for way in WAYS
-        if len(sizes) > 1 and _of(rows, sizes[0], way) and _of(rows, sizes[-1], way)
+        if len(sizes) > 1 and _of(whole, sizes[0], way) and _of(whole, sizes[-1], way)
     }
     content = {
         "study": "search",
         "command": "rewarddance lab study search",
         "versions": package_versions(),
         "summary": summary,
+        "frontier": {scale: _by_size_and_way(own, ("best_of_n",)) for scale, own in by_scale.items() if own},
         "largest_over_smallest_verifier": larger,
         "rows": list(rows),
     }
     write_json_atomic(path, content)
     return summary
+
+
+def _by_size_and_way(rows: Sequence[dict[str, Any]], bases: Sequence[WayName]) -> dict[str, Any]:
+    return {
+        size: {
+            way: _figures(_of(rows, size, way), {base: _of(rows, size, base) for base in bases})
+            for way in WAYS
+            if _of(rows, size, way)
+        }
+        for size in dict.fromkeys(row["size"] for row in rows)
+    }
 
 
 def _of(rows: Sequence[dict[str, Any]], size: str, way: str) -> list[dict[str, Any]]:
@@ -193,11 +221,10 @@ def _make(study: SearchStudy, cell: SearchCell) -> dict[str, Any]:
     torch.set_num_threads(1)
     kept = study.folder / f"{cell.name}.json"
     if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
-        return row
+        return {**json.loads(kept.read_text()), **asdict(cell)}
     generator = load_generator(str(lab_generator()))
     verifier = Verifier(load_reward_model(study.model(cell.size, cell.seed)))
-    settings = settings_of(cell.way, cell.seed, generator, verifier)
+    settings = settings_of(cell, generator, verifier)
     search = Search(generator, verifier, settings, Drawing(batch_size=_BATCH))
     prompts = [item.prompt for item in read_prompts(study.prompts(cell.seed) / HELD_OUT_NAME)]
     found = [search.run(prompt) for prompt in prompts]

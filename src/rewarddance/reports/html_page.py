@@ -54,7 +54,8 @@ def write_page(page: Page, out: Path) -> None:
 
 def page_html(page: Page) -> str:
     """The page as HTML."""
-    style = files("rewarddance.reports").joinpath("page.css").read_text(encoding="utf-8")
+    folder = files("rewarddance.reports")
+    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "chart.css"))
     links = "".join(f'<a href="#{_anchor(part.title)}">{escape(part.title)}</a>' for part in page.sections)
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.facts)
     return (

@@ -63,7 +63,7 @@ def _legend(chart: IntervalChart, left: float) -> str:
         text, colour = shortened(name, _LABEL_CHARACTERS), COLOURS[place % len(COLOURS)]
         parts.append(mark(MARKS[place % len(MARKS)], x + 5, 13, colour, 5))
         parts.append(label(text, x + 15, 17, fill=colour, font_weight="600"))
-        x += text_width(text) + 34
+        x += text_width(text) + 44
     return "".join(parts)
 
 

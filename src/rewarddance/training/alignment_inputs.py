@@ -236,19 +236,20 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
             "make them with `rewarddance references`"
         )
     store = ReferenceStore.open(Path(folder))
-    lacking = store.lacking(prompts)
-    if lacking:
+    asked = config.references
+    kept, option = store.settings.get(asked.kept), asked.kept
+    if kept is not None and asked.count > kept:
+        raise UsageError(
+            f"references.count is {asked.count}, and {folder} keeps {kept} of each prompt at the {option}; "
+            f"lower it, or make references with --{option} {asked.count}"
+        )
+    lookup = stored_references(store, asked.count) if option == "top" else worst_references(store, asked.count)
+    if lacking := store.lacking(prompts, asked.kept):
         raise UsageError(
             f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
             "run `rewarddance references` on all prompts of the run, those of evaluations included"
         )
-    kept, count = store.settings.get("top"), config.references.count
-    if kept is not None and count > kept:
-        raise UsageError(
-            f"references.count is {count}, and {folder} keeps {kept} of each prompt; "
-            f"lower it, or make references with --top {count}"
-        )
-    return stored_references(store, count)
+    return lookup
 
 
 @runtime_checkable
@@ -268,6 +269,11 @@ class MadeReferences(Protocol):
 def stored_references(store: MadeReferences, count: int) -> ReferenceLookup:
     """Looks the best pictures of prompts up in a store."""
     return lambda prompts: [store.best(prompt, count) for prompt in prompts]
+
+
+def worst_references(store: ReferenceStore, count: int) -> ReferenceLookup:
+    """Looks the worst pictures of prompts up, for an ablation."""
+    return lambda prompts: [store.worst(prompt, count) for prompt in prompts]
 
 
 def _knows_sets(model: object) -> bool:
