@@ -8,7 +8,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from rewarddance.cli.align_inputs import load_inputs
+from rewarddance.config.alignment import AlignConfig, PromptsConfig
+from rewarddance.config.loader import load_config
 from rewarddance.generators.loading import load_generator
+from rewarddance.lab.generator_weights import lab_generator
+from rewarddance.rewards.loading import new_reward_model
 from tests.cli import spoiled
 from tests.cli.command_line import contents, error_of, run
 from tests.tiny_generators import GENERATOR_FAMILIES, TINY_SIZE, GeneratorFamily, tiny_generator_folder
@@ -154,6 +159,49 @@ def test_new_references_are_made_by_the_policy_on_its_way(recipe: Recipe):
     made = sorted(path.name for path in (recipe.out / "references").iterdir())
     # Not at step 2, the end, where nobody would be judged against them.
     assert made == ["generation-0001"]
+
+
+def test_new_references_are_made_as_the_first_ones_were(recipe: Recipe, references: Path):
+    recipe.tree["references"] |= {"refresh_every": 1}
+    recipe.tree["sampling"] |= {"denoising_steps": 3}
+    assert run("align", recipe.write()) == 0
+    first = json.loads((references / "generation-0000" / "settings.json").read_text())
+    made = json.loads((recipe.out / "references" / "generation-0001" / "settings.json").read_text())
+    assert made["sampling"] == first["sampling"]
+    assert made["sampling"]["denoising_steps"] == 1
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_references_of_a_policy_that_will_not_be_are_forgotten(recipe: Recipe, is_changed: bool):
+    recipe.tree["references"] |= {"refresh_every": 1}
+    recipe.tree |= {"optimizer_steps": 4}
+    path = recipe.write()
+    assert run("align", path) == 0
+    shutil.rmtree(recipe.out / "checkpoints" / "step-00000004")
+    shutil.rmtree(recipe.out / "generator")
+    marker = recipe.out / "references" / "generation-0003" / "marker"
+    marker.touch()
+    changes = {"optimizer": {"learning_rate": 1e-3}} if is_changed else {}
+    assert run("align", recipe.write(**changes), "--resume") == 0
+    # after step 2 the policy goes another way only with another rate
+    assert marker.parent.is_dir()
+    assert marker.is_file() != is_changed
+
+
+def test_gold_stands_beside_a_run_of_the_labs_generator(recipe: Recipe, judge: Path, tmp_path: Path):
+    new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
+    foreign, own = tmp_path / "foreign.txt", tmp_path / "own.txt"
+    foreign.write_text("a photo of a dog\n")
+    own.write_text("a red circle left of a square\n")
+    lab = {"path": "lab:drawn", "lora": {"target_modules": ["to_q"]}}
+    recipe.tree |= {"rewards": [{"model": str(tmp_path / "pointwise")}], "sampling": {"denoising_steps": 2}}
+    recipe.tree |= {"prompts": {"train": str(own)}, "evaluation_prompts": 1}
+    config = load_config(AlignConfig, recipe.write(generator=lab))
+    curves = load_inputs(config, resume=False).extra_curves
+    assert curves is not None
+    assert 0 < curves(load_generator(lab_generator()), 0)["gold"] < 1
+    elsewhere = config.model_copy(update={"prompts": PromptsConfig(train=foreign)})
+    assert load_inputs(elsewhere, resume=False).extra_curves is None
 
 
 def test_the_reward_may_be_a_model_of_the_lab(recipe: Recipe, generators: dict[str, Path]):

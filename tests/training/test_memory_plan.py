@@ -104,6 +104,20 @@ def test_an_old_policy_and_refreshed_references_each_keep_a_copy_of_what_learns(
     assert found.copies == 2 * 4 * found.trained
 
 
+def test_a_guard_that_asks_for_new_references_keeps_a_copy_of_what_learns(generator: Path, judge: Path):
+    guarded = {"guard": {"action": "refresh_references"}, "judges": [{"model": "other"}]}
+    found = part(plan_of(generator, judge, **guarded), "transformer")
+    assert found.copies == 4 * found.trained
+
+
+def test_evaluations_of_more_pictures_than_a_step_has_are_planned_for(generator: Path, judge: Path):
+    usual, wide = plan_of(generator, judge), plan_of(generator, judge, evaluation_batch_size=512)
+    for name in ("transformer", "vae"):
+        assert part(wide, name).activations > part(usual, name).activations
+    few = plan_of(generator, judge, evaluation_batch_size=1)
+    assert part(few, "transformer") == part(usual, "transformer")
+
+
 def test_only_rewards_that_are_climbed_keep_activations(generator: Path, judge: Path):
     climbed, seen = plan_of(generator, judge), plan_of(generator, judge, method={"name": "flow_grpo"})
     assert part(climbed, "reward tiny").activations > part(seen, "reward tiny").activations == 0
