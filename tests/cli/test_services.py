@@ -78,6 +78,21 @@ def test_the_lab_s_wrong_rationales_are_dropped(data, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["kept"] == 0
 
 
+def test_what_became_of_planted_rationales_is_told(data, tmp_path, capsys):
+    planted = ("rationales", data, "--out", tmp_path, "--teacher", "lab:gold", "--wrong-share", 0.5)
+    run(*planted, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["planted"] < found["written"]
+    assert found["planted_kept"] == 0
+    run(*planted)
+    shown = capsys.readouterr().out
+    assert (
+        f"of the planted wrong ones, dropped                          {found['planted']} of {found['planted']}" in shown
+    )
+    run("rationales", data, "--out", tmp_path / "true", "--teacher", "lab:gold")
+    assert "of the planted" not in capsys.readouterr().out
+
+
 def test_a_served_teacher_also_reads_where_no_judge_is_named(data, tmp_path, capsys):
     def respond(body):
         text = body["messages"][0]["content"][0]["text"]

@@ -112,7 +112,7 @@ def rationales(
             from rewarddance.lab.teacher import LabTeacher
 
             lab_teacher = LabTeacher(wrong_share, seed)
-            writer = NamedTeacher(lab_teacher.name, lab_teacher)
+            writer = NamedTeacher(lab_teacher.name, lab_teacher, lab_teacher.is_wrong if wrong_share else None)
         else:
             asked = TeacherSettings(rationale_order, max_tokens, temperature, seed)
             endpoint = connected(teacher, teacher_model, "teacher", api_key_env, fields)
@@ -158,7 +158,17 @@ def _print_summary(summary: "RationaleSummary", out: Path) -> None:
         ("not read", str(summary.unread)),
         ("share kept", number_in_words(summary.share_kept)),
     ]
+    if summary.planted is not None and summary.planted_kept is not None:
+        right, right_kept = summary.read - summary.planted, summary.kept - summary.planted_kept
+        rows += [
+            ("of the planted wrong ones, dropped", _share(summary.planted - summary.planted_kept, summary.planted)),
+            ("of the others, kept", _share(right_kept, right)),
+        ]
     print_table((f"{summary.comparisons} comparisons", ""), rows)
     for kind, number in summary.failures.items():
         typer.echo(f"failed: {kind}: {number}", err=True)
     print(out)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}, {number_in_words(part / whole if whole else None)}"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rewarddance.core.files import write_json_atomic
+from rewarddance.core.types import Comparison
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.data.rationale_exchanges import ExchangeStore
 from rewarddance.data.rationale_writing import write_with_rationales
@@ -20,10 +21,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class NamedTeacher:
-    """A teacher, with a name that changes with everything that its rationales depend on."""
+    """A teacher, with a name that changes with everything that its rationales depend on.
+
+    Attributes:
+        name: See above.
+        write: Writes rationales.
+        is_wrong: Of a teacher that plants wrong rationales: whether a comparison's is one.
+    """
 
     name: str
     write: Teacher
+    is_wrong: Callable[[Comparison], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class RationaleSummary:
         share_kept: Of those that were read; None when none was.
         share_kept_by_choice: The same where the first, and where the second medium was chosen.
         asked: Replies that this run brought; the rest was stored before.
+        planted: Wrong rationales that the teacher has planted and that were read; None for a teacher that plants none.
+        planted_kept: Those of them that were kept.
     """
 
     teacher: str
@@ -69,6 +79,13 @@ class RationaleSummary:
     share_kept: float | None
     share_kept_by_choice: dict[str, float | None]
     asked: int
+    planted: int | None = None
+    planted_kept: int | None = None
+
+    @property
+    def read(self) -> int:
+        """Rationales to which the judge replied."""
+        return self.written - self.unread
 
     @property
     def failed_share(self) -> float:
@@ -121,10 +138,13 @@ def _summary(
     comparisons: ComparisonSet, teacher: NamedTeacher, judge: NamedJudge, collected: Collection, filtered: Filtered
 ) -> RationaleSummary:
     by_choice: dict[str, list[bool]] = {"first": [], "second": []}
+    planted: list[bool] = []
     for comparison in comparisons:
         verdict = filtered.verdicts.get(comparison.id, "failed")
         if comparison.choice in by_choice and verdict != "failed":
             by_choice[comparison.choice].append(verdict == "kept")
+            if teacher.is_wrong is not None and teacher.is_wrong(comparison):
+                planted.append(verdict == "kept")
     return RationaleSummary(
         teacher=teacher.name,
         judge=judge.name,
@@ -140,6 +160,8 @@ def _summary(
         share_kept=filtered.share_kept,
         share_kept_by_choice={name: sum(found) / len(found) if found else None for name, found in by_choice.items()},
         asked=collected.asked + filtered.asked,
+        planted=None if teacher.is_wrong is None else len(planted),
+        planted_kept=None if teacher.is_wrong is None else sum(planted),
     )
 
 
