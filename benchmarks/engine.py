@@ -45,7 +45,11 @@ TOLERANCE = 1e-4
 
 def pictures(backbone: VisionLanguageBackbone, count: int, side: int, seed: int = 0) -> list[Picture]:
     rng = torch.Generator().manual_seed(seed)
-    return [backbone.picture_from_pixels(torch.rand(3, side, side, generator=rng)) for _ in range(count)]
+    return [
+        picture
+        for _ in range(count)
+        for picture in backbone.pictures_from_pixels(torch.rand(1, 3, side, side, generator=rng))
+    ]
 
 
 def question(backbone: VisionLanguageBackbone, first: Picture, second: Picture) -> EncodedQuestion:
@@ -245,10 +249,7 @@ def reward_gradient(routes: Routes, side: int, count: int, turns: int) -> dict[s
 
     def slope(is_engine: bool) -> torch.Tensor:
         pixels = live.clone().requires_grad_(True)
-        pairs = [
-            (backbone.picture_from_pixels(one), backbone.picture_from_pixels(other))
-            for one, other in zip(still, pixels, strict=True)
-        ]
+        pairs = [*zip(backbone.pictures_from_pixels(still), backbone.pictures_from_pixels(pixels), strict=True)]
         asked = [question(backbone, *shown) for pair in pairs for shown in (pair, pair[::-1])]
         if is_engine:
             hidden = backbone.answer_states(asked)

@@ -228,7 +228,7 @@ def test_the_gradient_of_live_pixels_equals_that_of_whole_questions(family: str,
         backbone.answer_states,  # and again, from kept states
     ):
         pixels = live.clone().requires_grad_(True)
-        pictures = backbone.picture_from_pixels(still), backbone.picture_from_pixels(pixels)
+        pictures = backbone.pictures_from_pixels(still[None])[0], backbone.pictures_from_pixels(pixels[None])[0]
         hidden = read([_question(backbone, PROMPTS[0], *shown) for shown in (pictures, pictures[::-1])])
         slopes.append(torch.autograd.grad((hidden * weights).sum(), pixels)[0])
     assert slopes[0].abs().max() > 1e-3
@@ -254,7 +254,7 @@ def _slope(backbone: VisionLanguageBackbone) -> tuple[torch.Tensor, int]:
             count(given[0])
 
     pixels = live.requires_grad_(True)
-    pictures = backbone.picture_from_pixels(still), backbone.picture_from_pixels(pixels)
+    pictures = backbone.pictures_from_pixels(still[None])[0], backbone.pictures_from_pixels(pixels[None])[0]
     hook = register_module_forward_pre_hook(count_input)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         asked = [_question(backbone, prompt, *pictures) for prompt in PROMPTS]
@@ -314,7 +314,7 @@ def test_windows_of_one_length_attend_at_once_and_as_one_by_one(family: str, bac
 def test_the_vector_of_an_image_is_the_mean_of_its_features_whatever_is_beside_it(family: str, backbone_of: BackboneOf):
     backbone = backbone_of(family)
     pixels = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(4)).requires_grad_(True)
-    pictures = [backbone.picture_from_pixels(one) for one in pixels]
+    pictures = backbone.pictures_from_pixels(pixels)
     vectors = backbone.picture_vectors(pictures)
     with torch.no_grad():
         for vector, picture in zip(vectors, pictures, strict=True):
@@ -334,7 +334,10 @@ def test_what_does_not_depend_on_live_pixels_is_read_without_a_graph(backbone_of
     layer = engine._language_model.layers[0]
     layer.register_forward_hook(lambda _, given, made: with_graph.append(made.requires_grad))
     still, live = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
-    pictures = backbone.picture_from_pixels(still), backbone.picture_from_pixels(live.requires_grad_(True))
+    pictures = (
+        backbone.pictures_from_pixels(still[None])[0],
+        backbone.pictures_from_pixels(live.requires_grad_(True)[None])[0],
+    )
     backbone.answer_states([_question(backbone, PROMPTS[0], *pictures)])
     assert with_graph == [False, True]
     layer._forward_hooks.clear()

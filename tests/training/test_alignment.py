@@ -110,7 +110,7 @@ def test_a_configured_judge_shows_what_its_vision_tower_makes_of_pictures(tmp_pa
     judges = configured_judges(config, lambda prompts: None)
     pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     backbone = load_backbone(folder)
-    alone = [backbone.picture_vectors([backbone.picture_from_pixels(one)]) for one in pixels]
+    alone = [backbone.picture_vectors(backbone.pictures_from_pixels(one[None])) for one in pixels]
     torch.testing.assert_close(diversity_features(config, judges)(pixels), torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 

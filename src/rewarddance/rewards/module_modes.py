@@ -9,13 +9,14 @@ from torch import nn
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """No dropout inside; afterwards every part is in the mode that it was in."""
-    was_training = [(part, part.training) for part in module.modules()]
-    module.eval()
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
-        for part, training in was_training:
-            part.training = training
+        for part in training:
+            part.training = True
 
 
 @contextmanager

@@ -58,14 +58,14 @@ def pixel_reward(
         raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
-        candidates = [_medium(paradigm.backbone, sample) for sample in pixels]
+        is_clip = pixels.ndim == _CLIP_AXES
+        candidates = _media(paradigm.backbone, pixels, is_clip)
         references: list[list[Medium]] = [[] for _ in candidates]
         if reference_pixels is not None:
-            has_several = reference_pixels.ndim > pixels.ndim
-            references = [
-                [_medium(paradigm.backbone, one) for one in (own if has_several else own[None])]
-                for own in reference_pixels
-            ]
+            several = reference_pixels if reference_pixels.ndim > pixels.ndim else reference_pixels[:, None]
+            shown_before = _media(paradigm.backbone, several.flatten(0, 1), is_clip)
+            count = several.shape[1]
+            references = [shown_before[row * count : (row + 1) * count] for row in range(len(candidates))]
         mode = reference_mode or paradigm.record.reference_mode
         asked = [
             paradigm.questions(criteria, prompt, candidate, shown, paradigm.record.order_mode)
@@ -78,10 +78,13 @@ def pixel_reward(
         return by_group.reshape(len(candidates), -1).mean(1)
 
 
-def _medium(backbone: Backbone, sample: Float[Tensor, "*frames channels height width"]) -> Medium:
-    is_clip = sample.ndim == _CLIP_AXES - 1
-    frames = sample if is_clip else sample[None]
-    return Medium("", tuple(backbone.picture_from_pixels(frame) for frame in frames), is_clip)
+def _media(
+    backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"], is_clip: bool
+) -> list[Medium]:
+    """All samples are of one size, so that their frames are resized in one go."""
+    pictures = backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
+    frames = len(pictures) // len(samples)
+    return [Medium("", tuple(pictures[row * frames : (row + 1) * frames]), is_clip) for row in range(len(samples))]
 
 
 def _log_odds(paradigm: Paradigm, questions: Sequence[EncodedQuestion]) -> Float[Tensor, " questions"]:

@@ -89,7 +89,7 @@ class ServedBackbone:
         raise ModelError(_NOT_HERE)
 
     # What needs weights, tokenizer or preprocessing; the service has them.
-    picture_from_pixels = _refuse
+    pictures_from_pixels = _refuse
     encode = _refuse
     collate = _refuse
     collate_to_learn = _refuse

@@ -170,8 +170,7 @@ class _HeldOutModel:
         """See `PictureFeatures`; those of the vision tower."""
         made: list[Tensor] = []
         for some in torch.split(pixels, self._batch_size):
-            pictures = [self._backbone.picture_from_pixels(one) for one in some.to(self._device)]
-            made.append(self._backbone.picture_vectors(pictures))
+            made.append(self._backbone.picture_vectors(self._backbone.pictures_from_pixels(some.to(self._device))))
         return torch.cat(made)
 
 

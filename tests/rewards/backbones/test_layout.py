@@ -42,7 +42,9 @@ def test_the_tensor_route_differs_by_less_than_one_grey_level_in_the_mean(
     layout = backbone_of(family).layout.with_image_limits(None, max_pixels)
     image = draw_image(height, width)
     by_image = layout.picture_from_image(image)
-    by_pixels = layout.picture_from_pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255)
+    by_pixels = layout.pictures_from_pixels(torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2).float() / 255)[
+        0
+    ]
     assert (by_pixels.grid, by_pixels.tokens) == (by_image.grid, by_image.tokens)
     # The largest deviation by which a channel was divided turns the difference back into shares of full range.
     difference = (by_pixels.pixel_values - by_image.pixel_values).abs().mean() * max(layout.pixels.std)

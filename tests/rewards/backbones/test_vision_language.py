@@ -120,12 +120,13 @@ def test_gradients_reach_the_pixels_and_agree_with_finite_differences(family, ti
     rng = torch.Generator().manual_seed(0)
     # Off the bounds of [0, 1], where clipping after a resize has a kink.
     pixels = 0.3 + 0.4 * torch.rand(3, 45, 71, generator=rng, dtype=torch.float64)
-    reference = backbone.picture_from_pixels(0.3 + 0.4 * torch.rand(3, 40, 40, generator=rng, dtype=torch.float64))
+    shown = 0.3 + 0.4 * torch.rand(1, 3, 40, 40, generator=rng, dtype=torch.float64)
+    (reference,) = backbone.pictures_from_pixels(shown)
     contrast = backbone.label_rows([backbone.tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no")])
 
     def log_odds(image):
         batch = backbone.collate(
-            [ask(backbone, reference, backbone.picture_from_pixels(image)), backbone.encode(["?"] * 300)]
+            [ask(backbone, reference, backbone.pictures_from_pixels(image[None])[0]), backbone.encode(["?"] * 300)]
         )
         return backbone.answer_hidden(batch)[0] @ (contrast[0] - contrast[1])
 
@@ -158,7 +159,7 @@ def test_the_gradient_of_a_padded_row_is_finite_in_every_weight(family, tiny_mod
 def test_an_even_grey_image_is_judged_like_any_other(family, backbone_of):
     # Half grey normalises to exactly zero where the mean is one half, and transformers' SmolVLM drops tiles of zeros.
     backbone = backbone_of(family)
-    grey = backbone.picture_from_pixels(torch.full((3, 40, 60), 0.5))
+    (grey,) = backbone.pictures_from_pixels(torch.full((1, 3, 40, 60), 0.5))
     assert answer_logits(backbone, [ask(backbone, grey, grey)]).isfinite().all()
 
 

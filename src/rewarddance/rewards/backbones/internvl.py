@@ -117,15 +117,16 @@ class InternVLLayout:
             views.append(normalise_image(resize_image(image, self.side, self.side, self.pixels), self.pixels)[None])
         return self._picture(views, (rows, columns))
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
         """Tensor route: float RGB in [0, 1], with gradient."""
         rows, columns = self._grid(pixels.shape[-2], pixels.shape[-1])
         whole = resize_pixels(pixels, rows * self.side, columns * self.side, self.pixels)
-        views = [cut_tiles(normalise_pixels(whole, self.pixels), self.side)]
+        views = [[cut_tiles(one, self.side)] for one in normalise_pixels(whole, self.pixels)]
         if rows * columns > 1:
-            thumbnail = resize_pixels(pixels, self.side, self.side, self.pixels)
-            views.append(normalise_pixels(thumbnail, self.pixels)[None])
-        return self._picture(views, (rows, columns))
+            thumbnails = normalise_pixels(resize_pixels(pixels, self.side, self.side, self.pixels), self.pixels)
+            for own, thumbnail in zip(views, thumbnails, strict=True):
+                own.append(thumbnail[None])
+        return [self._picture(own, (rows, columns)) for own in views]
 
     def image_text(self, picture: Picture) -> str:
         """The image tokens between their start and end."""

@@ -25,8 +25,8 @@ class Layout(Protocol):
     def picture_from_image(self, image: Image) -> Picture:
         """PIL route: bit-equal to the family's own PIL image processor."""
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
-        """Tensor route: float RGB in [0, 1], with gradient."""
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
+        """Tensor route: float RGB in [0, 1], with gradient; one picture a row, resized together."""
 
     def image_text(self, picture: Picture) -> str:
         """What the family writes in place of one placeholder."""

@@ -77,8 +77,8 @@ def normalise_image(image: Image, settings: PixelSettings) -> Float[Tensor, "3 h
 
 
 def normalise_pixels(
-    pixels: Float[Tensor, "3 height width"], settings: PixelSettings
-) -> Float[Tensor, "3 height width"]:
+    pixels: Float[Tensor, "*pictures 3 height width"], settings: PixelSettings
+) -> Float[Tensor, "*pictures 3 height width"]:
     """The same for float RGB in [0, 1], in its own precision and with gradient."""
     mean = pixels.new_tensor(settings.mean)[:, None, None]
     std = pixels.new_tensor(settings.std)[:, None, None]
@@ -86,7 +86,7 @@ def normalise_pixels(
 
 
 def resize_pixels(
-    pixels: Float[Tensor, "3 height width"], height: int, width: int, settings: PixelSettings
-) -> Float[Tensor, "3 height2 width2"]:
+    pixels: Float[Tensor, "*pictures 3 height width"], height: int, width: int, settings: PixelSettings
+) -> Float[Tensor, "*pictures 3 height2 width2"]:
     """The family's resize on float RGB in [0, 1], with gradient."""
     return resize(pixels, height, width, settings.kernel)

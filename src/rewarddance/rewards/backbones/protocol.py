@@ -102,8 +102,8 @@ class Backbone(Protocol):
     def picture_from_image(self, image: Image) -> Picture:
         """PIL route: bit-equal to the family's own PIL image processor. The image is RGB already."""
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
-        """Tensor route: float RGB in [0, 1], differentiable down to `pixels`."""
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
+        """Tensor route: float RGB in [0, 1], differentiable down to `pixels`; one picture a row."""
 
     def encode(self, parts: Sequence[Part]) -> EncodedQuestion:
         """One user turn in the family's chat format, followed by the generation prompt."""

@@ -120,10 +120,11 @@ class QwenLayout:
         height, width = self._size(image.height, image.width)
         return self._picture(normalise_image(resize_image(image, height, width, self.pixels), self.pixels))
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
         """Tensor route: float RGB in [0, 1], with gradient."""
         height, width = self._size(pixels.shape[-2], pixels.shape[-1])
-        return self._picture(normalise_pixels(resize_pixels(pixels, height, width, self.pixels), self.pixels))
+        whole = normalise_pixels(resize_pixels(pixels, height, width, self.pixels), self.pixels)
+        return [self._picture(one) for one in whole]
 
     def image_text(self, picture: Picture) -> str:
         """One image token for each square of merged patches; the template writes the start and end around it."""

@@ -123,16 +123,17 @@ class SmolVLMLayout:
             views.append(normalise_image(resize_image(whole, self.side, self.side, self.pixels), self.pixels)[None])
         return self._picture(views, whole.height, whole.width)
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
         """Tensor route: float RGB in [0, 1], with gradient."""
         whole = pixels
         for height, width in self._sizes(pixels.shape[-2], pixels.shape[-1]):
             whole = resize_pixels(whole, height, width, self.pixels)
-        views = [cut_tiles(normalise_pixels(whole, self.pixels), self.side)]
-        if len(views[0]) > 1:
-            view = resize_pixels(whole, self.side, self.side, self.pixels)
-            views.append(normalise_pixels(view, self.pixels)[None])
-        return self._picture(views, whole.shape[-2], whole.shape[-1])
+        views = [[cut_tiles(one, self.side)] for one in normalise_pixels(whole, self.pixels)]
+        if len(views[0][0]) > 1:
+            global_views = normalise_pixels(resize_pixels(whole, self.side, self.side, self.pixels), self.pixels)
+            for own, view in zip(views, global_views, strict=True):
+                own.append(view[None])
+        return [self._picture(own, whole.shape[-2], whole.shape[-1]) for own in views]
 
     def image_text(self, picture: Picture) -> str:
         """Rows of marked tiles, an empty line, the global view."""

@@ -63,9 +63,9 @@ class VisionLanguageBackbone:
         """PIL route: bit-equal to the family's own PIL image processor. The image is RGB already."""
         return self.layout.picture_from_image(image)
 
-    def picture_from_pixels(self, pixels: Float[Tensor, "3 height width"]) -> Picture:
-        """Tensor route: float RGB in [0, 1], differentiable down to `pixels`."""
-        return self.layout.picture_from_pixels(pixels)
+    def pictures_from_pixels(self, pixels: Float[Tensor, "pictures 3 height width"]) -> list[Picture]:
+        """Tensor route: float RGB in [0, 1], differentiable down to `pixels`; one picture a row."""
+        return self.layout.pictures_from_pixels(pixels)
 
     def encode(self, parts: Sequence[Part]) -> EncodedQuestion:
         """One user turn in the family's chat format, followed by the generation prompt.
