@@ -58,6 +58,23 @@ def test_what_was_judged_is_not_asked_again(workplace, found: Path, monkeypatch:
     assert run("overoptimization", found, workplace / "second", *ASKED, "--json") == 0
 
 
+def test_the_model_that_was_followed_is_no_second_judge(workplace, found: Path, capsys):
+    message = error_of(capsys, "overoptimization", found, workplace / "model", *ASKED, code=2)
+    assert "is the reward model that the search followed" in message
+    # by other criteria it is another judge
+    assert run("overoptimization", found, workplace / "model", "--kind", "pointwise", "--instruction", "none") == 0
+
+
+def test_judgements_of_another_search_are_not_taken_for_this_one(workplace, tmp_path: Path, capsys):
+    asked = ("overoptimization", tmp_path / "found", workplace / "second", *ASKED, "--out", tmp_path / "curve")
+    assert search(workplace, tmp_path / "found", "--keep", "all", "--seed", 1) == 0
+    assert run(*asked) == 0
+    # other pictures, by the same names
+    shutil.rmtree(tmp_path / "found")
+    assert search(workplace, tmp_path / "found", "--keep", "all", "--seed", 2) == 0
+    assert "choose another --out" in error_of(capsys, *asked, code=2)
+
+
 def test_a_pairwise_judge_needs_reference_images(workplace, found: Path, capsys):
     assert "--references" in error_of(capsys, "overoptimization", found, workplace / "second", code=2)
 

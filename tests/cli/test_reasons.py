@@ -70,6 +70,15 @@ def test_an_evaluation_with_reasons_does_not_continue_one_without(workplace: Pat
     assert run(*words) == 0
     assert "answers of another model" in error_of(capsys, *words, "--reasons", "answer_first", code=2)
     reasoned = (*words[:-1], workplace / "reasoned", "--reasons", "answer_first", "--max-reason-tokens", 2)
+    capsys.readouterr()
     assert run(*reasoned) == 0
+    assert "tokens written; rationales that did not end" in capsys.readouterr().out
+    row = json.loads((workplace / "reasoned" / "judgements.jsonl").read_text())
+    assert row["forward"]["cost"]["questions"] == row["backward"]["cost"]["questions"] == 1
+    assert row["forward"]["cost"]["generated_tokens"] > 0
     told = json.loads((workplace / "reasoned" / "evaluation.json").read_text())
     assert "answer_first" in json.dumps(told)
+    # asked again, nothing is asked; what it took is known from the rows
+    assert run(*reasoned) == 0
+    again = json.loads((workplace / "reasoned" / "evaluation.json").read_text())
+    assert again["report"]["cost"] == told["report"]["cost"]

@@ -25,6 +25,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny generator, a tiny reward model, and two prompts."""
     folder = tmp_path_factory.mktemp("workplace")
     save_tiny_model("internvl", folder / "model")
+    save_tiny_model("internvl", folder / "judge", seed=1)
     tiny_generator_folder("sd3", folder / "generator")
     (folder / "prompts.txt").write_text("a red circle\na blue square\n")
     return folder
@@ -78,7 +79,7 @@ def test_other_settings_are_refused_before_a_model_is_loaded(
 def test_the_budget_is_stated_before_anything_is_made(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ("--paths", 2, "--branches", 2, "--levels", "0.7", "--renoise", 0.2, "--judge", workplace / "model")
+    options = ("--paths", 2, "--branches", 2, "--levels", "0.7", "--renoise", 0.2, "--judge", workplace / "judge")
     capsys.readouterr()
     assert run(*words(workplace, "paths", tmp_path / "out", *FEW, *options, "--dry-run", "--json")) == 0
     stated = json.loads(capsys.readouterr().out)
@@ -295,8 +296,34 @@ def test_a_trained_model_is_not_asked_zero_shot(
 def test_a_search_with_another_judge_is_another_search(
     workplace: Path, found: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = (*FEW, "--candidates", 3, "--judge", workplace / "model")
+    options = (*FEW, "--candidates", 3, "--judge", workplace / "judge")
     assert "another judge" in error_of(capsys, *words(workplace, "best-of-n", found, *options), code=2)
+
+
+def test_a_model_is_not_its_own_held_out_judge(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    asked = ("--steps", 4, "--candidates", 2, "--judge", workplace / "model")
+    message = error_of(capsys, *words(workplace, "best-of-n", tmp_path / "out", *asked), code=2)
+    assert "is MODEL itself and would like whatever MODEL likes" in message
+
+
+def test_more_references_than_are_kept_are_refused(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = ("references", workplace / "generator", workplace / "model", workplace / "prompts.txt")
+    assert run(*made, "--out", tmp_path / "refs", "--candidates", 2, "--top", 1, "--steps", 2) == 0
+    options = ("--steps", 2, "--candidates", 2, "--references", tmp_path / "refs", "--reference-count", 3)
+    message = error_of(capsys, *words(workplace, "best-of-n", tmp_path / "out", *options), code=2)
+    assert "--reference-count is 3" in message
+    assert "keeps 1 of each prompt" in message
+
+
+def test_rows_that_are_asked_again_bind_nobody(workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    asked = (*FEW, "--candidates", 1, "--limit", 1)
+    assert run(*words(workplace, "best-of-n", tmp_path, *asked)) == 0
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    other = (*FEW, "--candidates", 2, "--limit", 1)
+    assert "another candidates" in error_of(capsys, *words(workplace, "best-of-n", tmp_path, *other), code=2)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"unanswered_judgements": 1}) + "\n")
+    assert run(*words(workplace, "best-of-n", tmp_path, *other)) == 0
+    assert len(json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[-1])["candidates"]) == 2
 
 
 def test_settings_of_a_folder_without_rows_bind_nobody(workplace: Path, tmp_path: Path):

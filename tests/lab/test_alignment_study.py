@@ -1,10 +1,13 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
+from rewarddance.lab.alignment import LabAlignment, alignment_config, require_made_as
 from rewarddance.lab.alignment_study import (
     WAYS,
     AlignmentCell,
@@ -12,6 +15,7 @@ from rewarddance.lab.alignment_study import (
     guarded_summary,
     write_alignment_results,
 )
+from rewarddance.lab.reference_alignment import CANDIDATES
 from rewarddance.lab.seeds import mean_and_half_width
 
 
@@ -39,6 +43,13 @@ def test_the_summary_is_of_gains_over_seeds():
     assert summary["gold_gain_high"] == pytest.approx(0.1248, abs=1e-4)
     assert summary["diversity_ratio"] == pytest.approx(0.9)
     assert summary["seeds"] == [0, 1, 2]
+
+
+def test_a_single_seed_has_no_interval():
+    row = {"seed": 0, "gold_before": 0.5, "gold_after": 0.6, "diversity_before": 0.4, "diversity_after": 0.4}
+    summary = guarded_summary([row])
+    assert summary["gold_gain"] == pytest.approx(0.1)
+    assert (summary["gold_gain_low"], summary["gold_gain_high"]) == (None, None)
 
 
 def _row(step: int) -> dict[str, object]:
@@ -79,3 +90,39 @@ def test_a_study_made_in_parts_keeps_what_was_made_with_its_settings(tmp_path: P
     assert stored["guarded"] == guarded
     assert stored["summary"]["gold_gain"] == pytest.approx(0.1)
     assert stored["is_complete"] is False
+
+
+def test_a_study_is_complete_with_every_run_of_every_seed_and_part(tmp_path: Path, models: Path):
+    path = tmp_path / "alignment.json"
+    rows = [_run(cell, WAYS[cell.way].evaluate_every) for cell in alignment_cells((0,))]
+    figures = {"gold_before": 0.5, "gold_after": 0.6, "diversity_before": 1.0, "diversity_after": 1.0}
+    chosen = [{"kind": kind, "seed": 0, "gold": [0.5], "gold_before": 0.5} for kind in CANDIDATES]
+
+    def is_complete(guarded, references):
+        write_json_atomic(path, {"rows": rows})
+        write_alignment_results(path, guarded, [], (0,), models, references)
+        return json.loads(path.read_text())["is_complete"]
+
+    assert is_complete([{"seed": 0, **figures}], chosen)
+    assert not is_complete([{"seed": 0, **figures}], chosen[:1])
+    assert not is_complete([], chosen)
+    assert not is_complete([{"seed": seed, **figures} for seed in (0, 1)], chosen)
+
+
+def test_what_another_part_has_made_of_other_seeds_stays(tmp_path: Path, models: Path):
+    path = tmp_path / "alignment.json"
+    known = [{"kind": kind, "seed": seed, "gold": [0.5], "gold_before": 0.5} for seed in (0, 1) for kind in CANDIDATES]
+    write_json_atomic(path, {"rows": [], "references": {"rows": known}})
+    write_alignment_results(path, [], [], (0, 1), models, [{**known[0], "gold": [0.9]}])
+    stored = json.loads(path.read_text())["references"]["rows"]
+    assert [row["gold"] for row in stored] == [[0.9]] + [[0.5]] * 7
+
+
+def test_a_finished_run_of_other_settings_is_refused(tmp_path: Path):
+    run = LabAlignment(tmp_path, tmp_path, tmp_path, tmp_path / "reward", (tmp_path / "judge",))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(alignment_config(run).model_dump(mode="json")))
+    require_made_as(run)
+    require_made_as(replace(run, judges=(tmp_path / "elsewhere",)))
+    for change in ({"optimizer_steps": 50}, {"learning_rate": 1.0}, {"judges": ()}, {"evaluation_prompts": 5}):
+        with pytest.raises(UsageError, match=r"is a run with another .*; give another --out"):
+            require_made_as(replace(run, **change))

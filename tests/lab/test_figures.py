@@ -74,6 +74,30 @@ def test_gold_is_the_mean_of_the_runs_of_a_size():
     assert first.points[1].high - first.points[1].y == pytest.approx(1.27, abs=0.01)
 
 
+def test_a_single_run_has_no_band_and_a_size_without_runs_no_line():
+    steps = [{"optimizer_step": 20 * place, "proxy": 0.0, "spread": 1.0, "extra": {"gold": 0.5}} for place in (0, 1)]
+    chart = alignment_figures({"rows": [{"way": "refl", "size": "micro", "evaluations": steps}]})["alignment_gold"]
+    assert [line.name for line in chart.series] == ["micro"]
+    assert (chart.series[0].points[0].low, chart.series[0].points[0].high) == (None, None)
+    assert "1 runs a size" in chart.title
+
+
+def test_a_part_that_was_not_made_gives_no_figure(tmp_path):
+    found = {"caught": 0, "catch_interval": [0.0, 1.0], "false_alarms": 0, "false_alarm_interval": [0.0, 1.0]}
+    no_runs = {**found, "hacking_runs": 0, "healthy_runs": 5, "guard_defaults": found, "spread_alone": found}
+    assert alignment_figures({"rows": []}) == {}
+    assert guard_figures({"summary": no_runs}) == {}
+    assert context_figures({"summary": {"instructions": {}}}) == {}
+    assert reasoning_figures({"summary": {}}).keys() <= {"reasoning"}
+    assert search_figures({"frontier": {}}) == {}
+
+
+def test_a_damaged_results_file_is_named(tmp_path):
+    (tmp_path / "guard.json").write_text('{"summary": 3}')
+    with pytest.raises(UsageError, match=r"guard\.json is damaged"):
+        write_figures(tmp_path, tmp_path / "out")
+
+
 def test_detectors_are_shares_of_their_own_runs():
     found = {"caught": 3, "catch_interval": [0.3, 0.9], "false_alarms": 1, "false_alarm_interval": [0.0, 0.5]}
     summary = {**found, "hacking_runs": 4, "healthy_runs": 5, "guard_defaults": found, "spread_alone": found}

@@ -1,10 +1,20 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
+from rewarddance.core.errors import UsageError
 from rewarddance.generators.loading import load_generator
 from rewarddance.lab.generator_weights import lab_generator
-from rewarddance.lab.search_study import TREES, SearchCell, search_cells, settings_of, write_search_results
+from rewarddance.lab.search_study import (
+    TREES,
+    SearchCell,
+    SearchStudy,
+    run_searches,
+    search_cells,
+    settings_of,
+    write_search_results,
+)
 from rewarddance.rewards.loading import new_reward_model
 from rewarddance.search.bench import Drawing
 from rewarddance.search.running import Search
@@ -75,6 +85,14 @@ def test_the_largest_verifier_is_compared_with_the_smallest_on_the_same_prompts(
     write_search_results(tmp_path / "search.json", rows)
     stored = json.loads((tmp_path / "search.json").read_text())["largest_over_smallest_verifier"]
     assert stored["paths"]["estimate"] == pytest.approx(0.2)
+
+
+def test_a_finished_search_on_another_budget_is_refused(tmp_path):
+    cell = SearchCell("small", "paths", 0)
+    tree = {**asdict(TREES["whole"]), "starts": 99}
+    (tmp_path / f"{cell.name}.json").write_text(json.dumps({"tree": tree}))
+    with pytest.raises(UsageError, match="on another budget"):
+        run_searches(SearchStudy(tmp_path, tmp_path, (cell,), jobs=1))
 
 
 def test_each_budget_has_its_own_comparison(tmp_path):

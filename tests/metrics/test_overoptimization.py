@@ -96,6 +96,11 @@ def test_the_fit_finds_the_law_that_made_the_points():
     assert (rl.alpha, rl.beta, rl.r_squared) == pytest.approx((2.0, 0.8, 1.0))
 
 
+def test_a_gain_that_never_varies_has_no_share_that_is_explained():
+    flat = fit_overoptimization([0.0, 0.5, 1.0, 1.5], [0.0, 0.0, 0.0, 0.0], "best_of_n")
+    assert (flat.alpha, flat.beta, flat.r_squared) == (0.0, 0.0, None)
+
+
 def test_the_peak_of_the_law_is_where_it_is_highest():
     dense = np.linspace(0.01, 20.0, 20_000)
     for law, gains in (("best_of_n", dense * (2 - 0.2 * dense)), ("rl", dense * (2 - 0.8 * np.log(dense)))):

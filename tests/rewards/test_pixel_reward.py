@@ -95,6 +95,15 @@ def test_clips_have_frames_after_the_batch(new_model: NewModel, pixels: torch.Te
     assert (clips.grad.abs().amax(dim=(2, 3, 4)) > 0).all()
 
 
+def test_a_clip_may_be_judged_against_a_still_image(new_model: NewModel, pixels: torch.Tensor):
+    model = new_model("pairwise")
+    stills, clips = pixels.float(), pixels.float()[:, None].repeat(1, 3, 1, 1, 1)
+    together = model.reward(clips, PROMPTS, stills)
+    alone = [model.reward(clips[[row]], [PROMPTS[row]], stills[[row]]) for row in range(len(PROMPTS))]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert not torch.allclose(together, model.reward(stills, PROMPTS, stills))
+
+
 def test_prompts_of_very_different_length_stay_with_their_pixels(new_model: NewModel, pixels: torch.Tensor):
     model = new_model("scalar")
     prompts = ["square " * 200, "a"]

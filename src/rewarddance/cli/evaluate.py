@@ -139,6 +139,12 @@ def _print_report(report: "PreferenceReport") -> None:
     rows += [(f"accuracy, {key}", _interval_in_words(group.accuracy)) for key, group in report.dimensions.items()]
     for facet, groups in report.facets.items():
         rows += [(f"accuracy, {facet} {value}", _interval_in_words(group.accuracy)) for value, group in groups.items()]
+    if report.cost is not None:
+        cost = report.cost
+        rows.append(("questions; tokens read", f"{cost.questions:,}; {cost.read_tokens:,}"))
+        if cost.generated_tokens:
+            written = f"{cost.generated_tokens:,}; {cost.unfinished_rationales:,}"
+            rows.append(("tokens written; rationales that did not end", written))
     print_table((f"{overall.n} comparisons, {overall.n_ties} ties, {overall.n_failed} failed", ""), rows)
     for failure in report.failures[:5]:
         typer.echo(f"failed: {failure.id}: {failure.status.value}: {failure.message}", err=True)

@@ -1,5 +1,7 @@
 """`rewarddance overoptimization`: follow a reward model through best of n, beside a second judge."""
 
+import hashlib
+from json import dumps as json_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +75,7 @@ def overoptimization(
     from rewarddance.evaluation.overoptimization import best_of_n_curve, write_curves
     from rewarddance.reports.html_page import write_page
     from rewarddance.reports.overoptimization_page import overoptimization_page
+    from rewarddance.rewards.instructions import load_instruction
     from rewarddance.search.candidate_table import read_candidates
     from rewarddance.serving.manifest import Manifest
 
@@ -81,7 +84,13 @@ def overoptimization(
     folder = out or search / "overoptimization"
     shown = {} if references is None else best_references(references, table.prompts, 1)
     _write_manifest(folder / MANIFEST_NAME, table, shown)
-    manifest = Manifest.open(folder / MANIFEST_NAME, named, model_fingerprint(location, adapter, revision, kind))
+    judged_by = model_fingerprint(location, adapter, revision, kind)
+    same_criteria = (None if named is None else load_instruction(named).sha256) == table.settings.get("instruction")
+    if judged_by == table.settings.get("model") and same_criteria:
+        raise UsageError(f"{model} is the reward model that the search followed; a second judge has to be another one")
+    # Pictures of another search may have the same names: its settings are part of what was judged.
+    made_by = hashlib.sha256(json_of(table.settings, sort_keys=True).encode()).hexdigest()
+    manifest = Manifest.open(folder / MANIFEST_NAME, named, f"{judged_by} {made_by}")
 
     def load() -> "RewardModel":
         from rewarddance.rewards.loading import load_reward_model
@@ -113,8 +122,6 @@ def overoptimization(
 
 def _write_manifest(path: Path, table: "CandidateTable", references: "Mapping[str, tuple[Media, ...]]") -> None:
     """One row a picture, in the order of the table."""
-    from json import dumps
-
     from rewarddance.core.files import write_text_atomic
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +129,7 @@ def _write_manifest(path: Path, table: "CandidateTable", references: "Mapping[st
     for prompt, pictures in zip(table.prompts, table.pictures, strict=True):
         beside = {"reference_image": str(references[prompt][0].path.resolve())} if references else {}
         rows += [{"prompt": prompt, "candidate": str(picture), **beside} for picture in pictures if picture is not None]
-    write_text_atomic(path, "".join(dumps(row) + "\n" for row in rows))
+    write_text_atomic(path, "".join(json_of(row) + "\n" for row in rows))
 
 
 def _judged(path: Path, table: "CandidateTable") -> "NDArray[np.float64]":

@@ -117,6 +117,7 @@ class Loading:
         from rewarddance.search.running import Search
         from rewarddance.search.verification import Verifier
 
+        self._require_another_judge()
         references = self._references(prompts)
         hide_transformers_bars()
         hide_diffusers_bars()
@@ -128,6 +129,16 @@ class Loading:
             )
             judge = None if self.judge is None else self._model(self.judge, adapter=None, revision=None, kind=None)
             yield Search(generator, verifier, settings, drawing, judge)
+
+    def _require_another_judge(self) -> None:
+        """By other criteria the same model may watch itself, as in `align`."""
+        if self.judge is None or self.adapter is not None or self.instruction is not None:
+            return
+        if model_fingerprint(self.judge, None, None, None) == model_fingerprint(self.model, None, None, None):
+            raise UsageError(
+                f"--judge {self.judge} is MODEL itself and would like whatever MODEL likes; "
+                "name a reward model of other comparisons"
+            )
 
     @contextmanager
     def _verifier_model(self) -> Iterator["RewardModel | RemoteRewardModel"]:
@@ -177,7 +188,7 @@ def best_references(folder: Path, prompts: Sequence[str], count: int) -> "dict[s
     """The best reference images of every prompt.
 
     Raises:
-        UsageError: A prompt has none.
+        UsageError: A prompt has none, or not so many are kept.
         DataError: They cannot be read.
     """
     from rewarddance.data.references import ReferenceStore
@@ -188,6 +199,12 @@ def best_references(folder: Path, prompts: Sequence[str], count: int) -> "dict[s
         raise UsageError(
             f"{folder} has no reference image for {len(lacking)} of the prompts, such as {lacking[0]!r}; "
             "make them with `rewarddance references`"
+        )
+    kept = store.settings.get("top")
+    if isinstance(kept, int) and count > kept:
+        raise UsageError(
+            f"--reference-count is {count}, and {folder} keeps {kept} of each prompt; "
+            f"lower it, or make references in another folder with --top {count}"
         )
     return {prompt: store.best(prompt, count) for prompt in prompts}
 

@@ -145,7 +145,7 @@ def _request(comparison: Comparison) -> JudgementRequest:
 
 def _answer(judgement: Judgement) -> Answer:
     if judgement.is_ok and (judgement.reward is None or not math.isfinite(judgement.reward)):
-        return Answer(Status.NON_FINITE, message="the reward is not a finite number")
+        return Answer(Status.NON_FINITE, message="the reward is not a finite number", cost=judgement.cost)
     return Answer(
         status=judgement.status,
         log_odds=judgement.reward if judgement.is_ok else None,
@@ -153,6 +153,8 @@ def _answer(judgement: Judgement) -> Answer:
         message=judgement.message,
         instruction=judgement.instruction,
         instruction_sha256=judgement.instruction_sha256,
+        rationale=judgement.rationale,
+        cost=judgement.cost,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rewarddance.core.errors import DataError
 from rewarddance.core.files import write_text_atomic
-from rewarddance.core.types import Choice, Comparison, Media, Status
+from rewarddance.core.types import Choice, Comparison, JudgementCost, Media, Status
 from rewarddance.rewards.instructions import instruction_identity
 
 ROWS_NAME = "judgements.jsonl"
@@ -31,6 +31,8 @@ class Answer:
         message: One line on what went wrong.
         instruction: Name of the criteria that were used.
         instruction_sha256: Hex digest of their text.
+        rationale: The model's reasons, when it was asked for them.
+        cost: What the answer took; None when the model was not asked, and in rows of earlier versions.
     """
 
     status: Status
@@ -39,6 +41,8 @@ class Answer:
     message: str | None = None
     instruction: str | None = None
     instruction_sha256: str | None = None
+    rationale: str | None = None
+    cost: JudgementCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,12 @@ class JudgementRow:
         """The first answer that is not ok; None when all are."""
         answers = (self.forward, *([self.backward] if self.backward else []))
         return next((answer for answer in answers if answer.status is not Status.OK), None)
+
+    @property
+    def cost(self) -> JudgementCost | None:
+        """Of all its answers; None where none is known."""
+        costs = [answer.cost for answer in (self.forward, self.backward) if answer is not None and answer.cost]
+        return sum(costs, JudgementCost()) if costs else None
 
 
 def row_key(comparison: Comparison, fingerprint: str, orders: str) -> str:
@@ -158,7 +168,8 @@ def _row_from(stored: dict[str, Any]) -> JudgementRow:
 
 
 def _answer_from(stored: dict[str, Any]) -> Answer:
-    return Answer(status=Status(stored.pop("status")), **stored)
+    cost = stored.pop("cost", None)
+    return Answer(status=Status(stored.pop("status")), cost=None if cost is None else JudgementCost(**cost), **stored)
 
 
 def _identity(media: Media) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from rewarddance.core.seeding import numpy_rng
-from rewarddance.core.types import Choice, Comparison
+from rewarddance.core.types import Choice, Comparison, JudgementCost
 from rewarddance.evaluation.asking import Judge, Known, Orders, judge_comparisons
 from rewarddance.evaluation.judgement_rows import Answer, JudgementRow
 from rewarddance.evaluation.preference_report import (
@@ -147,6 +147,7 @@ def summarise(rows: Sequence[JudgementRow], settings: ReportSettings = ReportSet
         failures=tuple(Failure(name, answer.status, answer.message) for name, answer in failed if answer is not None),
         seed=settings.seed,
         resamples=settings.resamples,
+        cost=sum(costs, JudgementCost()) if (costs := [row.cost for row in rows if row.cost is not None]) else None,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rewarddance.core.types import Status
+from rewarddance.core.types import JudgementCost, Status
 from rewarddance.metrics.bootstrap import Interval
 from rewarddance.metrics.calibration import ReliabilityBin
 
@@ -131,6 +131,7 @@ class PreferenceReport:
         failures: Every comparison that failed, in either order.
         seed: Seed of bootstrap and folds.
         resamples: Number of bootstrap draws.
+        cost: What all answers took, those of earlier, interrupted evaluations included; None where none is known.
     """
 
     order_mode: str
@@ -142,6 +143,7 @@ class PreferenceReport:
     failures: tuple[Failure, ...]
     seed: int
     resamples: int
+    cost: JudgementCost | None = None
 
     @property
     def failed_share(self) -> float:

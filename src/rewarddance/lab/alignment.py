@@ -6,7 +6,7 @@ The demo and the studies are made of these; the work is done by the same code as
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rewarddance.config.alignment import (
     AlignConfig,
@@ -22,6 +22,8 @@ from rewarddance.config.alignment import (
 )
 from rewarddance.config.alignment_methods import FlowGrpoConfig, MethodConfig, ReflConfig
 from rewarddance.config.guard import GuardConfig
+from rewarddance.config.loader import load_config
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_text_atomic
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import read_prompts
@@ -195,6 +197,34 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         seed=run.seed,
         out=run.folder,
     )
+
+
+def require_made_as(run: LabAlignment) -> None:
+    """Stop at a finished run of other settings: what is in one table was made alike.
+
+    Raises:
+        UsageError: The folder holds such a run.
+    """
+    made = load_config(AlignConfig, run.folder / "config.yaml")
+    found, wanted = _what_counts(made), _what_counts(alignment_config(run))
+    differing = [name for name, value in wanted.items() if found[name] != value]
+    if differing:
+        raise UsageError(
+            f"{run.folder} is a run with another {', '.join(differing)} than the study's; "
+            "give another --out, or remove it"
+        )
+
+
+def _what_counts(config: AlignConfig) -> dict[str, Any]:
+    """Settings but for places of files, which differ from one checkout to another."""
+    names = ("optimizer_steps", "evaluate_every", "batch_size", "evaluation_prompts", "evaluation_samples", "method")
+    named = {name: getattr(config, name) for name in names}
+    return named | {
+        "learning_rate": config.optimizer.learning_rate,
+        "number of judges": len(config.judges),
+        "references": (config.references.count, config.references.kept),
+        "augmentation": config.augmentation,
+    }
 
 
 def align_in_lab(run: LabAlignment) -> AlignmentResult:

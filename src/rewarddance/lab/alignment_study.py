@@ -19,10 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.guard import GuardConfig
-from rewarddance.config.loader import load_config
-from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.data.prompts import read_prompts
 from rewarddance.evaluation.evaluation_file import package_versions
@@ -34,6 +31,7 @@ from rewarddance.lab.alignment import (
     align_in_lab,
     draw_references,
     gold_by_step,
+    require_made_as,
     write_prompts,
 )
 from rewarddance.lab.alignment_outcomes import outcome, outcome_summary, outcome_tables
@@ -42,9 +40,9 @@ from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import GoldTable, gold_table
 from rewarddance.lab.processes import make_all
 from rewarddance.lab.recorded_results import joined, recorded, seeds_of
-from rewarddance.lab.reference_alignment import reference_alignment_summary
+from rewarddance.lab.reference_alignment import CANDIDATES, reference_alignment_summary
 from rewarddance.lab.reward_study import StudyRun, made_model
-from rewarddance.lab.seeds import mean_and_half_width
+from rewarddance.lab.seeds import seed_interval
 from rewarddance.reports.json_files import read_json_lines
 from rewarddance.rewards.protocol import RewardKind
 from rewarddance.training.run_folder import RunFolder
@@ -174,34 +172,26 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
     """One run in a process of its own; what it leaves is its curves and pictures, without weights."""
     torch.set_num_threads(1)
     folder = study.folder / f"drawing-{study.drawing}" / cell.name
-    finished, way = folder / FINISHED_NAME, WAYS[cell.way]
+    finished = folder / FINISHED_NAME
+    run = LabAlignment(
+        folder=folder,
+        prompts=study.prompts,
+        references=study.references,
+        reward=study.model(cell.size, cell.kind, cell.seed),
+        judges=study.judges(cell),
+        evaluation_prompts=EVALUATION_PROMPTS,
+        evaluation_samples=EVALUATION_SAMPLES,
+        seed=cell.seed,
+        **asdict(WAYS[cell.way]),
+    )
     if finished.is_file():
-        _require_way(folder, way)
+        require_made_as(run)
     else:
-        run = LabAlignment(
-            folder=folder,
-            prompts=study.prompts,
-            references=study.references,
-            reward=study.model(cell.size, cell.kind, cell.seed),
-            judges=study.judges(cell),
-            evaluation_prompts=EVALUATION_PROMPTS,
-            evaluation_samples=EVALUATION_SAMPLES,
-            seed=cell.seed,
-            **asdict(way),
-        )
         result = align_in_lab(run)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "generator", ignore_errors=True)
         write_json_atomic(finished, {**asdict(cell), "ending": result.ending, "drawing": study.drawing})
     return folder
-
-
-def _require_way(folder: Path, way: Way) -> None:
-    """Runs of different length are no one table."""
-    made = load_config(AlignConfig, folder / "config.yaml")
-    found = (made.optimizer_steps, made.evaluate_every, made.optimizer.learning_rate)
-    if found != (way.optimizer_steps, way.evaluate_every, way.learning_rate):
-        raise UsageError(f"{folder} is a run with other settings than the study's; give another --out, or remove it")
 
 
 def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[int], None] | None = None) -> list[Any]:
@@ -215,13 +205,16 @@ def run_guarded(study: AlignmentStudy, seeds: Sequence[int], on_done: Callable[[
 
 
 def guarded_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean gain of gold over seeds with its 95 % t interval, and what is left of the diversity."""
+    """Mean gain of gold over seeds with its 95 % t interval, and what is left of the diversity.
+
+    A single seed has no interval: its ends are None.
+    """
     gains = [row["gold_after"] - row["gold_before"] for row in rows]
-    mean, half = mean_and_half_width(gains)
+    gain = seed_interval(gains)
     return {
-        "gold_gain": mean,
-        "gold_gain_low": mean - half,
-        "gold_gain_high": mean + half,
+        "gold_gain": gain["mean"],
+        "gold_gain_low": gain["low"],
+        "gold_gain_high": gain["high"],
         "diversity_ratio": sum(row["diversity_after"] / row["diversity_before"] for row in rows) / len(rows),
         "seeds": [row["seed"] for row in rows],
     }
@@ -256,20 +249,24 @@ def write_alignment_results(
         for folder in runs
     ]
     kept = [row for row in earlier.get("rows", ()) if _is_as_now(row)]
-    cells = [cell.name for cell in alignment_cells(seeds_of(kept, seeds))]
+    every = seeds_of([*kept, *earlier.get("guarded", ()), *guarded, *references], seeds)
+    cells = [cell.name for cell in alignment_cells(every)]
     curves = joined(kept, made, cells, lambda row: row["run"])
     outcomes = [outcome(row, models) for row in curves]
-    guarded = guarded or earlier.get("guarded", [])
-    references = references or earlier.get("references", {}).get("rows", [])
+    guarded = joined(earlier.get("guarded", ()), guarded, every, lambda row: row["seed"])
+    kinds = [(kind, seed) for seed in every for kind in CANDIDATES]
+    known = earlier.get("references", {}).get("rows", ())
+    references = joined(known, references, kinds, lambda row: (row["kind"], row["seed"]))
+    is_complete = (len(curves), len(guarded), len(references)) == (len(cells), len(every), len(kinds))
     content = {
         "study": "alignment",
         "command": "rewarddance lab study alignment",
         "versions": package_versions(),
-        "is_complete": len(curves) == len(cells) and bool(guarded) and bool(references),
+        "is_complete": is_complete,
         "made_earlier": sorted({row["run"] for row in curves} - {row["run"] for row in made}),
         "summary": guarded_summary(guarded) if guarded else None,
-        "guarded": list(guarded),
-        "references": {"summary": reference_alignment_summary(references), "rows": list(references)},
+        "guarded": guarded,
+        "references": {"summary": reference_alignment_summary(references), "rows": references},
         "outcomes": outcome_summary(outcomes),
         "rows": curves,
     }
@@ -293,11 +290,7 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder = study.folder / f"guarded-{seed}"
     kept = folder / "row.json"
-    if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
-        return row
     reward, references = study.model("small", "pairwise", seed), study.folder / f"guarded-references-{seed}"
-    draw_references(references, study.prompts, reward, candidates=GUARDED_CANDIDATES, top=GUARDED_REFERENCES, seed=seed)
     run = LabAlignment(
         folder=folder,
         prompts=study.prompts,
@@ -318,6 +311,11 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
         guard=GuardConfig(),
         seed=seed,
     )
+    if kept.is_file():
+        require_made_as(run)
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    draw_references(references, study.prompts, reward, candidates=GUARDED_CANDIDATES, top=GUARDED_REFERENCES, seed=seed)
     result = align_in_lab(run)
     base, tuned = (load_generator(str(path)) for path in (lab_generator(), folder / "generator"))
     prompts = [item.prompt for item in read_prompts(study.prompts / HELD_OUT_NAME)]

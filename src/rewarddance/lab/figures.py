@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import UsageError
+from rewarddance.lab.reasoning_study import CURVE_SIZE
 from rewarddance.lab.reward_study import COUNTS, SIZES
-from rewarddance.lab.seeds import mean_and_half_width
+from rewarddance.lab.seeds import seed_interval
 from rewarddance.reports.chart_file import write_chart
 from rewarddance.reports.sections import Estimate, Guide, IntervalChart, IntervalRow, LineChart, Point, Series
 
@@ -39,10 +40,15 @@ def write_figures(results: Path, out: Path) -> list[Path]:
     written = []
     for study, charts_of in FIGURES.items():
         file = results / f"{study}.json"
-        if file.is_file():
-            for name, chart in charts_of(json.loads(file.read_text(encoding="utf-8"))).items():
-                written.append(out / f"{name}.svg")
-                write_chart(chart, written[-1])
+        if not file.is_file():
+            continue
+        try:
+            charts = charts_of(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"{file} is damaged, or of another version's study; make it again") from error
+        for name, chart in charts.items():
+            written.append(out / f"{name}.svg")
+            write_chart(chart, written[-1])
     if not written:
         raise UsageError(f"{results} holds no results of a study; make some with `rewarddance lab study`")
     return written
@@ -54,14 +60,18 @@ def alignment_figures(results: Results) -> dict[str, Chart]:
     Source:
         RewardDance, arXiv:2509.08826, Figures 2 and 5.
     """
-    runs = [row for row in results["rows"] if row["way"] == "refl"]
+    by_size = {size: _bare_runs(results["rows"], size) for size in SIZES}
+    by_size = {size: runs for size, runs in by_size.items() if runs}
+    if not by_size:
+        return {}
+    counts = sorted({len(runs) for runs in by_size.values()})
     shown = {
-        "alignment_gold": ("Gold: bare ReFL, nine runs a size", "gold", _gold),
+        "alignment_gold": (f"Gold: bare ReFL, {' or '.join(map(str, counts))} runs a size", "gold", _gold),
         "alignment_proxy": ("The reward that was optimised", "log-odds", lambda one: one["proxy"]),
         "alignment_spread": ("Spread of the reward within a prompt", "log-odds", lambda one: one["spread"]),
     }
     return {
-        name: LineChart(title, "optimizer steps", unit, tuple(_by_step(size, _of(runs, size), read) for size in SIZES))
+        name: LineChart(title, "optimizer steps", unit, tuple(_by_step(*one, read) for one in by_size.items()))
         for name, (title, unit, read) in shown.items()
     }
 
@@ -74,6 +84,8 @@ def guard_figures(results: Results) -> dict[str, Chart]:
         "hacking runs caught": ("caught", "catch_interval", summary["hacking_runs"]),
         "false alarms": ("false_alarms", "false_alarm_interval", summary["healthy_runs"]),
     }
+    if not all(total for _, _, total in counted.values()):
+        return {}
     rows = tuple(
         IntervalRow(
             label,
@@ -101,17 +113,20 @@ def search_figures(results: Results) -> dict[str, Chart]:
 
 def overoptimization_figures(results: Results) -> dict[str, Chart]:
     """Gain of gold over the KL of best of n, one line a size, for each paradigm."""
-    by_n = {point["n"]: point["kl"] for point in results["curves"][0]["points"]}
+    by_n = {point["n"]: point["kl"] for curve in results["curves"] for point in curve["points"]}
     charts: dict[str, Chart] = {}
     for kind in _KINDS:
         series = []
         for size in SIZES:
-            gains = results["summary"][f"{size} {kind}"]["gold_gain_interval"]
+            gains = results["summary"].get(f"{size} {kind}", {}).get("gold_gain_interval", {})
             points = (
                 Point(by_n[int(n)], gain["mean"], gain["low"], gain["high"])
                 for n, gain in sorted(gains.items(), key=lambda pair: int(pair[0]))
             )
             series.append(Series(size, tuple(points), has_markers=True))
+        series = [one for one in series if one.points]
+        if not series:
+            continue
         title = f"Best of 1 to {max(by_n)}, {kind} reward models"
         charts[f"overoptimization_{kind}"] = LineChart(title, "KL of best of n, nats", "gain of gold", tuple(series))
     return charts
@@ -124,7 +139,10 @@ def context_figures(results: Results) -> dict[str, Chart]:
     for size in (size for size in SIZES if size in sizes):
         found = (sizes[size].get(name) for name in _INSTRUCTIONS)
         gains = [one and one["test_out"]["gain_by_prompt"] for one in found]
-        rows.append(IntervalRow(size, tuple(gain and _estimate(gain) for gain in gains)))
+        if any(gains):
+            rows.append(IntervalRow(size, tuple(gain and _estimate(gain) for gain in gains)))
+    if not rows:
+        return {}
     title = "Criteria in the question, out of domain"
     guide = Guide(0.0, "no criteria")
     return {
@@ -136,13 +154,12 @@ def context_figures(results: Results) -> dict[str, Chart]:
 
 def reasoning_figures(results: Results) -> dict[str, Chart]:
     """The learning curve with and without rationales, and what every way of judging gains."""
-    curves = results["summary"]["micro"]
-    series = tuple(Series(name, tuple(_learned(curves, way)), has_markers=True) for way, name in _REASONED.items())
-    charts: dict[str, Chart] = {
-        "rationales_curve": LineChart(
-            "Rationales, by number of comparisons (micro)", "comparisons", "accuracy out of domain", series
-        )
-    }
+    charts: dict[str, Chart] = {}
+    curves = results["summary"].get(CURVE_SIZE, {})
+    lines = ((name, tuple(_learned(curves, way))) for way, name in _REASONED.items())
+    if series := tuple(Series(name, points, has_markers=True) for name, points in lines if points):
+        title = f"Rationales, by number of comparisons ({CURVE_SIZE})"
+        charts["rationales_curve"] = LineChart(title, "comparisons", "accuracy out of domain", series)
     ways = {"answer_first": "answer first", "reason_first": "reason first", "student": "its one-token student"}
     whole = str(COUNTS["train"])
     sizes = [size for size in SIZES if whole in results["summary"].get(size, {})]
@@ -172,8 +189,8 @@ FIGURES: dict[str, Callable[[Results], dict[str, Chart]]] = {
 """By study: its figures, by the names of their files."""
 
 
-def _of(runs: Sequence[Results], size: str) -> list[Results]:
-    return [row for row in runs if row["size"] == size]
+def _bare_runs(rows: Sequence[Results], size: str) -> list[Results]:
+    return [row for row in rows if (row["way"], row["size"]) == ("refl", size)]
 
 
 def _gold(evaluation: Results) -> float:
@@ -181,11 +198,11 @@ def _gold(evaluation: Results) -> float:
 
 
 def _by_step(name: str, runs: Sequence[Results], read: Callable[[Results], float]) -> Series:
-    """Mean over runs with its 95 % t interval."""
+    """Mean over runs with its 95 % t interval; without one for a single run."""
     points = []
     for evaluations in zip(*(run["evaluations"] for run in runs), strict=True):
-        mean, half = mean_and_half_width([read(one) for one in evaluations])
-        points.append(Point(evaluations[0]["optimizer_step"], mean, mean - half, mean + half))
+        found = seed_interval([read(one) for one in evaluations])
+        points.append(Point(evaluations[0]["optimizer_step"], found["mean"], found["low"], found["high"]))
     return Series(name, tuple(points))
 
 

@@ -25,7 +25,14 @@ from rewarddance.core.files import write_json_atomic
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import read_prompts
 from rewarddance.generators.loading import load_generator
-from rewarddance.lab.alignment import HELD_OUT_NAME, LabAlignment, align_in_lab, draw_references, write_prompts
+from rewarddance.lab.alignment import (
+    HELD_OUT_NAME,
+    LabAlignment,
+    align_in_lab,
+    draw_references,
+    require_made_as,
+    write_prompts,
+)
 from rewarddance.lab.generator_weights import lab_generator
 from rewarddance.lab.gold_curves import gold_table
 from rewarddance.lab.processes import make_all
@@ -149,9 +156,6 @@ def _tune(study: ReferenceAlignment, run: ReferenceRun) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder = study.folder / run.name
     kept = folder / "row.json"
-    if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
-        return row
     alignment = LabAlignment(
         folder=folder,
         prompts=study.prompts,
@@ -165,6 +169,10 @@ def _tune(study: ReferenceAlignment, run: ReferenceRun) -> dict[str, Any]:
         evaluate_every=OPTIMIZER_STEPS // 2,
         seed=run.seed,
     )
+    if kept.is_file():
+        require_made_as(alignment)
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
     align_in_lab(alignment)
     prompts = [item.prompt for item in read_prompts(study.prompts / HELD_OUT_NAME)]
     base, tuned = (load_generator(str(path)) for path in (lab_generator(), folder / "generator"))

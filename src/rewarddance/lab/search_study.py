@@ -221,16 +221,25 @@ def _make(study: SearchStudy, cell: SearchCell) -> dict[str, Any]:
     torch.set_num_threads(1)
     kept = study.folder / f"{cell.name}.json"
     if kept.is_file():
-        return {**json.loads(kept.read_text()), **asdict(cell)}
+        return {**_kept_row(kept, cell), **asdict(cell)}
     generator = load_generator(str(lab_generator()))
     verifier = Verifier(load_reward_model(study.model(cell.size, cell.seed)))
     settings = settings_of(cell, generator, verifier)
     search = Search(generator, verifier, settings, Drawing(batch_size=_BATCH))
     prompts = [item.prompt for item in read_prompts(study.prompts(cell.seed) / HELD_OUT_NAME)]
     found = [search.run(prompt) for prompt in prompts]
-    row = {**asdict(cell), "budget": asdict(found[0].spent), "prompts": prompts, **_golds(found)}
+    tree = asdict(TREES[cell.scale])
+    row = {**asdict(cell), "tree": tree, "budget": asdict(found[0].spent), "prompts": prompts, **_golds(found)}
     study.folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(kept, row)
+    return row
+
+
+def _kept_row(path: Path, cell: SearchCell) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(path.read_text())
+    tree = json.loads(json.dumps(asdict(TREES[cell.scale])))
+    if row.get("tree", tree) != tree:  # rows of earlier versions do not say; there was one budget, the whole
+        raise UsageError(f"{path} was made on another budget than the study's; give another --out, or remove it")
     return row
 
 

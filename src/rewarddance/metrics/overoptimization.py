@@ -70,7 +70,7 @@ class OverOptimizationFit:
         alpha: Gain a unit of distance at the start.
         beta: How fast the gain is eaten up; 0 or less when the curve does not bend down.
         law: Which of the two laws.
-        r_squared: Share of the variance that the law explains; 1 for a perfect fit.
+        r_squared: Share of the variance that the law explains; 1 for a perfect fit, None where nothing varies.
         peak_distance: Where the law has its highest gain; None when it never bends down.
         peak_gain: The gain there.
     """
@@ -78,7 +78,7 @@ class OverOptimizationFit:
     alpha: float
     beta: float
     law: Literal["best_of_n", "rl"]
-    r_squared: float
+    r_squared: float | None
     peak_distance: float | None
     peak_gain: float | None
 
@@ -264,7 +264,7 @@ def fit_overoptimization(
         alpha=alpha,
         beta=beta,
         law=law,
-        r_squared=1 - residual / total if total else float("nan"),
+        r_squared=1 - residual / total if total else None,
         peak_distance=None if peak is None else peak[0],
         peak_gain=None if peak is None else peak[1],
     )

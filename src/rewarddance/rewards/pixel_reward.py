@@ -58,12 +58,11 @@ def pixel_reward(
         raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
-        is_clip = pixels.ndim == _CLIP_AXES
-        candidates = _media(paradigm.backbone, pixels, is_clip)
+        candidates = _media(paradigm.backbone, pixels)
         references: list[list[Medium]] = [[] for _ in candidates]
         if reference_pixels is not None:
             several = reference_pixels if reference_pixels.ndim > pixels.ndim else reference_pixels[:, None]
-            shown_before = _media(paradigm.backbone, several.flatten(0, 1), is_clip)
+            shown_before = _media(paradigm.backbone, several.flatten(0, 1))
             count = several.shape[1]
             references = [shown_before[row * count : (row + 1) * count] for row in range(len(candidates))]
         mode = reference_mode or paradigm.record.reference_mode
@@ -78,10 +77,9 @@ def pixel_reward(
         return by_group.reshape(len(candidates), -1).mean(1)
 
 
-def _media(
-    backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"], is_clip: bool
-) -> list[Medium]:
+def _media(backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"]) -> list[Medium]:
     """All samples are of one size, so that their frames are resized in one go."""
+    is_clip = samples.ndim == _CLIP_AXES
     pictures = backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
     frames = len(pictures) // len(samples)
     return [Medium("", tuple(pictures[row * frames : (row + 1) * frames]), is_clip) for row in range(len(samples))]

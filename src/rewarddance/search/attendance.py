@@ -1,7 +1,8 @@
 """Whether a judge still answers: one that has gone is told from one that has nothing to say of a picture.
 
 A judgement without an answer (`Status.UNANSWERED`) says nothing about what was asked. It is counted, so that its prompt
-can be asked again; after too many in a row nothing more is made for a judge that is not there.
+can be asked again; after too many in a row nothing more is made for a judge that is not there. A judge that has not
+answered once and refuses everything is taken to be set up wrongly: what it says then counts as no answer.
 """
 
 from collections.abc import Sequence
@@ -28,17 +29,25 @@ class Attendance:
     patience: int = DEFAULT_PATIENCE
     unanswered: int = 0
     _in_a_row: int = 0
+    _has_answered: bool = False
 
     def note(self, judgements: Sequence[Judgement]) -> None:
         """Count some more.
 
         Raises:
-            ModelError: The judge has gone; the same command goes on later.
+            ModelError: The judge has gone, or never answered; the same command goes on later.
         """
         for judgement in judgements:
+            self._has_answered |= judgement.status is Status.OK
             is_missing = judgement.status is Status.UNANSWERED
+            is_missing |= judgement.status is Status.FAILED and not self._has_answered
             self.unanswered += is_missing
             self._in_a_row = self._in_a_row + 1 if is_missing else 0
+        if self._in_a_row >= self.patience and judgements[-1].status is Status.FAILED:
+            raise ModelError(
+                f"the judge answered none of its first {self._in_a_row} questions, at last: {judgements[-1].message}; "
+                "mend the service, or how it is asked, and give the same command again"
+            )
         if self._in_a_row >= self.patience:
             raise ModelError(
                 f"the judge gave no answer {self._in_a_row} times in a row, at last: {judgements[-1].message}; "

@@ -1,8 +1,10 @@
 """All candidates of a finished best-of-N search as one table: what the verifier said of them, and where they are."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,11 +25,13 @@ class CandidateTable:
         prompts: One a row.
         pictures: As many for each prompt; None where there is no picture.
         rewards: The verifier's log-odds; NaN where it had no judgement.
+        settings: All that decided the search, as its folder has them; `model` is the verifier's fingerprint.
     """
 
     prompts: tuple[str, ...]
     pictures: tuple[tuple[Path | None, ...], ...]
     rewards: Float[ndarray, "prompts samples"]
+    settings: Mapping[str, Any]
 
 
 def read_candidates(folder: Path) -> CandidateTable:
@@ -64,6 +68,7 @@ def read_candidates(folder: Path) -> CandidateTable:
         prompts=tuple(str(row["prompt"]) for row in rows),
         pictures=tuple(tuple(_picture(folder, one["picture"]) for one in own) for own in found),
         rewards=np.array([[np.nan if one["reward"] is None else one["reward"] for one in own] for own in found]),
+        settings=settings,
     )
 
 

@@ -175,8 +175,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         UsageError: The search was begun with other settings.
     """
-    path = folder / SETTINGS_NAME
-    if not path.is_file() or not _whole_lines(folder / ROWS_NAME):
+    path, rows = folder / SETTINGS_NAME, folder / ROWS_NAME
+    # A prompt that is asked again anyway binds nobody: a wrongly set up service may have answered none.
+    if not path.is_file() or all(unanswered_in(row) for row in _rows(_whole_lines(rows), rows)):
         return
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -238,9 +238,10 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
     asked = config.references
     kept, option = store.settings.get(asked.kept), asked.kept
     if kept is not None and asked.count > kept:
+        lower = "lower it, or " if kept else ""
         raise UsageError(
             f"references.count is {asked.count}, and {folder} keeps {kept} of each prompt at the {option}; "
-            f"lower it, or make references with --{option} {asked.count}"
+            f"{lower}make references in another folder with --{option} {asked.count}"
         )
     lookup = stored_references(store, asked.count) if option == "top" else worst_references(store, asked.count)
     if lacking := store.lacking(prompts, asked.kept):
