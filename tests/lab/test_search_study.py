@@ -108,3 +108,7 @@ def test_each_budget_has_its_own_comparison(tmp_path):
     gains = [stored["frontier"][scale]["small"]["paths"]["gold_over_best_of_n"] for scale in ("half", "whole")]
     assert [gain["estimate"] for gain in gains] == pytest.approx([0.2, 0.1])
     assert "double" not in stored["frontier"]
+    together = stored["gold_over_best_of_n_at_all_budgets"]["small"]
+    assert list(together) == ["paths"]
+    assert together["paths"]["estimate"] == pytest.approx(0.15)
+    assert together["paths"]["n"] == 1

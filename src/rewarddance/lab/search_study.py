@@ -11,7 +11,7 @@ Source:
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -170,6 +170,7 @@ def write_search_results(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str
         "versions": package_versions(),
         "summary": summary,
         "frontier": {scale: _by_size_and_way(own, ("best_of_n",)) for scale, own in by_scale.items() if own},
+        "gold_over_best_of_n_at_all_budgets": {size: _gains_at_all_budgets(by_scale, size) for size in sizes},
         "largest_over_smallest_verifier": larger,
         "rows": list(rows),
     }
@@ -209,6 +210,21 @@ def _gain(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dic
     by_seed = {row["seed"]: row for row in base}
     gains = [np.subtract(row["gold"], by_seed[row["seed"]]["gold"]) for row in rows if row["seed"] in by_seed]
     return asdict(_interval(np.concatenate(gains), "gain")) if gains else None
+
+
+def _gains_at_all_budgets(by_scale: Mapping[ScaleName, Sequence[dict[str, Any]]], size: str) -> dict[str, Any]:
+    """Gold over best of N, for each prompt the mean of its gains at the budgets: one comparison with more power."""
+    means: dict[str, Any] = {}
+    for way in (way for way in FRONTIER_WAYS if way != "best_of_n"):
+        gains: dict[int, list[Float[np.ndarray, " prompts"]]] = {}
+        for rows in by_scale.values():
+            base = {row["seed"]: row["gold"] for row in _of(rows, size, "best_of_n")}
+            for row in _of(rows, size, way):
+                if row["seed"] in base:
+                    gains.setdefault(row["seed"], []).append(np.subtract(row["gold"], base[row["seed"]]))
+        if gains:
+            means[way] = asdict(_interval(np.concatenate([np.mean(own, axis=0) for own in gains.values()]), "gain"))
+    return means
 
 
 def _interval(values: Float[np.ndarray, " prompts"], name: str) -> Interval:
