@@ -25,6 +25,7 @@ def test_gains_are_over_the_same_prompts_and_seeds():
     assert (gain["estimate"], gain["low"], gain["high"]) == pytest.approx((0.1, 0.1, 0.1))
     assert (gain["n"], gain["n_clusters"]) == (4, 2)
     assert summary["best_of_2"]["over_best_of_2"]["estimate"] == 0
+    assert summary["best_of_2"]["over_worst_of_16"] is None
 
 
 def test_a_seed_that_lacks_the_base_has_no_gain():

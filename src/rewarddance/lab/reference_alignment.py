@@ -11,7 +11,7 @@ Source:
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -46,7 +46,7 @@ KindName = Literal["best_of_2", "best_of_6", "best_of_16", "worst_of_16"]
 CANDIDATES: dict[KindName, int] = {"best_of_2": 2, "best_of_6": 6, "best_of_16": 16, "worst_of_16": 16}
 """Pictures of a prompt among which two references are chosen."""
 
-BASE_KIND: KindName = "best_of_2"
+BASE_KINDS: tuple[KindName, ...] = ("best_of_2", "worst_of_16")
 USED = 2
 OPTIMIZER_STEPS, LEARNING_RATE = 80, 5e-4
 GOLD_SAMPLES = 16
@@ -115,7 +115,7 @@ def run_reference_alignments(
 
 
 def reference_alignment_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By kind: gold before and after, and the gain over `BASE_KIND`, paired by seed and prompt.
+    """By kind: gold before and after, and the gains over `BASE_KINDS`, paired by seed and prompt.
 
     Intervals of means are t intervals over seeds, those of the gains bootstrap intervals over prompts.
     """
@@ -125,15 +125,18 @@ def reference_alignment_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any
         if not by_seed:
             continue
         before = [row["gold_before"] for row in rows if row["kind"] == kind]
-        common = [seed for seed in by_seed if seed in golds[BASE_KIND]]
-        gains = [np.subtract(by_seed[seed], golds[BASE_KIND][seed]) for seed in common]
+        gains = {base: _gains(by_seed, golds[base]) for base in BASE_KINDS}
         summary[kind] = {
             "gold": seed_interval([float(np.mean(values)) for values in by_seed.values()]),
             "gold_before": sum(before) / len(before),
-            f"over_{BASE_KIND}": _interval(gains, kind) if gains else None,
+            **{f"over_{base}": _interval(found, kind) if found else None for base, found in gains.items()},
             "seeds": list(by_seed),
         }
     return summary
+
+
+def _gains(golds: Mapping[int, Sequence[float]], base: Mapping[int, Sequence[float]]) -> list[np.ndarray]:
+    return [np.subtract(golds[seed], base[seed]) for seed in golds if seed in base]
 
 
 def _interval(gains: Sequence[np.ndarray], kind: str) -> dict[str, Any]:
