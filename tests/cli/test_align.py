@@ -248,7 +248,7 @@ def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Pa
     ("words", "message"),
     [
         (("--set", "guard={}"), "name in judges a reward model"),
-        (("--set", "references.count=2"), "make references with --top 2"),
+        (("--set", "references.count=2"), "make references in another folder with --top 2"),
         (("--set", "guard={}", "--set", "judges=[{model: j}]", "--set", "prompts.held_out={one}"), "at least two"),
     ],
 )
@@ -289,7 +289,11 @@ def test_an_unknown_method_is_named_with_the_known_ones(recipe: Recipe, capsys: 
         ("rewards=[{{model: {tmp}/absent}}]", 1, "absent does not exist; give a folder or a hub id"),
         ("rewards=[]", 2, "rewards"),
         ("guard={{}}", 2, "guard needs a held-out judge; name in judges a reward model"),
-        ("references.count=2", 2, "keeps 1 of each prompt; lower it, or make references with --top 2"),
+        (
+            "references.count=2",
+            2,
+            "keeps 1 of each prompt at the top; lower it, or make references in another folder with --top 2",
+        ),
         ("generator.lora.target_modules=[to_x]", 2, "to_x"),
         ("method.window=[0.9, 0.1]", 2, "window [0.9, 0.1] is empty"),
         ("references.refresh_every=1", 2, "references.folder"),

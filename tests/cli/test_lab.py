@@ -6,7 +6,7 @@ from tests.cli.command_line import error_of
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("alignment", "--part", "ppo"), "has no part ppo; give guarded, refl, refl_augmented, flow_grpo"),
+        (("alignment", "--part", "ppo"), "has no part ppo; give guarded, references, refl, refl_augmented, flow_grpo"),
         (("context", "--part", "refl"), "has no part refl; give instructions, references"),
         (("context", "--size", "huge"), "has no size huge; give nano, micro, small"),
         (("alignment", "--size", "nano"), "has no size nano; leave --size out"),
