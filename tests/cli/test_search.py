@@ -226,6 +226,26 @@ def test_a_service_that_is_not_there_stops_the_search_and_leaves_no_line(
     assert run(*line) == 0
 
 
+def test_a_service_that_refuses_everything_stops_the_search_and_binds_nobody(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    server.lasting_mood = "404"
+    capsys.readouterr()
+    assert run(*served(workplace, trained, server, tmp_path, "--candidates", 12, "--limit", 2)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    # the second prompt's eighth picture is the twentieth question
+    assert last.startswith("error: the judge answered none of its first 2")
+    assert "404" in last
+    assert "mend the service, or how it is asked" in last
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+    server.calm_down()
+    # other settings than those that were begun with, and the prompt that was stored is asked again
+    assert run(*served(workplace, trained, server, tmp_path, "--candidates", 3, "--limit", 2)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [len(row["candidates"]) for row in rows][-2:] == [3, 3]
+    assert all(row["winner"] is not None for row in rows[-2:])
+
+
 def test_prompts_without_references_stop_the_search(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
