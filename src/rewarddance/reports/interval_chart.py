@@ -18,6 +18,7 @@ _WIDTH = 520.0
 _TOP = 36.0
 _LINE = 19.0
 _ROW_GAP = 12.0
+_GUIDE_HEIGHT = 12.0  # its name stands below the rows
 _LABEL_CHARACTERS = 24
 _VALUE_WIDTH = 46.0
 
@@ -31,7 +32,7 @@ def draw_interval_chart(chart: IntervalChart) -> str:
     labels = [shortened(row.label, _LABEL_CHARACTERS) for row in chart.rows]
     left = max(map(text_width, labels)) + 16
     row_height = _LINE * len(chart.names) + _ROW_GAP
-    bottom = _TOP + row_height * len(chart.rows)
+    bottom = _TOP + row_height * len(chart.rows) + (_GUIDE_HEIGHT if chart.guide else 0)
     scale = Scale(*_range(chart), left, _WIDTH - _VALUE_WIDTH - 10)
     parts = [_legend(chart, left), _grid(chart, scale, bottom)]
     for number, (row, name) in enumerate(zip(chart.rows, labels, strict=True)):
@@ -76,7 +77,9 @@ def _grid(chart: IntervalChart, scale: Scale, bottom: float) -> str:
     if chart.guide is not None and scale.low <= chart.guide.value <= scale.high:
         x = scale(chart.guide.value)
         parts.append(element("line", x1=x, x2=x, y1=_TOP - 8, y2=bottom, class_="guide"))
-        parts.append(label(chart.guide.label, x + 5, bottom - 5, class_="tick halo"))
+        is_left = x < (scale.start + scale.end) / 2
+        beside, anchor = (x + 5, "start") if is_left else (x - 5, "end")
+        parts.append(label(chart.guide.label, beside, bottom - 5, class_="tick halo", text_anchor=anchor))
     parts.append(element("line", x1=scale.start, x2=scale.end, y1=bottom, y2=bottom, class_="base"))
     parts.append(label(chart.x_label, (scale.start + scale.end) / 2, bottom + 35, class_="axis", text_anchor="middle"))
     return "".join(parts)
