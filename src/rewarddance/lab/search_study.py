@@ -207,9 +207,15 @@ def _figures(rows: Sequence[dict[str, Any]], bases: dict[str, list[dict[str, Any
 
 def _gain(rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Gold over that of other searches on the same prompts and noise; None where they have no seed in common."""
-    by_seed = {row["seed"]: row for row in base}
-    gains = [np.subtract(row["gold"], by_seed[row["seed"]]["gold"]) for row in rows if row["seed"] in by_seed]
+    gains = list(_gains_by_seed(rows, base).values())
     return asdict(_interval(np.concatenate(gains), "gain")) if gains else None
+
+
+def _gains_by_seed(
+    rows: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+) -> dict[int, Float[np.ndarray, " prompts"]]:
+    golds = {row["seed"]: row["gold"] for row in base}
+    return {row["seed"]: np.subtract(row["gold"], golds[row["seed"]]) for row in rows if row["seed"] in golds}
 
 
 def _gains_at_all_budgets(by_scale: Mapping[ScaleName, Sequence[dict[str, Any]]], size: str) -> dict[str, Any]:
@@ -218,12 +224,10 @@ def _gains_at_all_budgets(by_scale: Mapping[ScaleName, Sequence[dict[str, Any]]]
     for way in (way for way in FRONTIER_WAYS if way != "best_of_n"):
         gains: dict[int, list[Float[np.ndarray, " prompts"]]] = {}
         for rows in by_scale.values():
-            base = {row["seed"]: row["gold"] for row in _of(rows, size, "best_of_n")}
-            for row in _of(rows, size, way):
-                if row["seed"] in base:
-                    gains.setdefault(row["seed"], []).append(np.subtract(row["gold"], base[row["seed"]]))
+            for seed, own in _gains_by_seed(_of(rows, size, way), _of(rows, size, "best_of_n")).items():
+                gains.setdefault(seed, []).append(own)
         if gains:
-            means[way] = asdict(_interval(np.concatenate([np.mean(own, axis=0) for own in gains.values()]), "gain"))
+            means[way] = asdict(_interval(np.concatenate([np.mean(each, axis=0) for each in gains.values()]), "gain"))
     return means
 
 

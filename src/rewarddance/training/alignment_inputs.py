@@ -236,20 +236,19 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
         )
     store = ReferenceStore.open(Path(folder))
     asked = config.references
-    kept, option = store.settings.get(asked.kept), asked.kept
+    kept = store.settings.get(asked.kept)
     if kept is not None and asked.count > kept:
         lower = "lower it, or " if kept else ""
         raise UsageError(
-            f"references.count is {asked.count}, and {folder} keeps {kept} of each prompt at the {option}; "
-            f"{lower}make references in another folder with --{option} {asked.count}"
+            f"references.count is {asked.count}, and {folder} keeps {kept} of each prompt at the {asked.kept}; "
+            f"{lower}make references in another folder with --{asked.kept} {asked.count}"
         )
-    lookup = stored_references(store, asked.count) if option == "top" else worst_references(store, asked.count)
     if lacking := store.lacking(prompts, asked.kept):
         raise UsageError(
             f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
             "run `rewarddance references` on all prompts of the run, those of evaluations included"
         )
-    return lookup
+    return (stored_references if asked.kept == "top" else worst_references)(store, asked.count)
 
 
 @runtime_checkable
