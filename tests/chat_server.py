@@ -99,8 +99,8 @@ def chat_server(respond: Respond) -> Iterator[ChatServer]:
             elif mood == "hang":
                 is_over.wait(20)
                 self.close_connection = True
-            elif mood == "drip":
-                self._drip()
+            elif mood in ("drip", "drip_head"):
+                self._drip(in_head=mood == "drip_head")
             elif mood == "broken_off":
                 whole = json.dumps(respond(body)).encode()
                 self._send(200, whole[: len(whole) // 2], length=len(whole))
@@ -121,13 +121,16 @@ def chat_server(respond: Respond) -> Iterator[ChatServer]:
             self.end_headers()
             self.wfile.write(content)
 
-        def _drip(self) -> None:
+        def _drip(self, in_head: bool) -> None:
             self.send_response(200)
             self.send_header("Content-Length", "1000")
-            self.end_headers()
+            if in_head:
+                self.flush_headers()
+            else:
+                self.end_headers()
             while not is_over.wait(0.05):
                 try:
-                    self.wfile.write(b" ")
+                    self.wfile.write(b"X-Slow: yes\r\n" if in_head else b" ")
                 except OSError:
                     break
             self.close_connection = True

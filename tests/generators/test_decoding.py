@@ -42,6 +42,28 @@ def test_checkpointing_the_decoder_changes_no_gradient(new_generator: NewGenerat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_are_decoded_one_by_one_where_they_are_large(
+    generator_of: NewGenerator, family: GeneratorFamily, monkeypatch: pytest.MonkeyPatch
+):
+    generator: Any = generator_of(family)
+    latents = generator.initial_noise(SEEDS, SIZE)
+    together = generator.decode(latents.clone().requires_grad_(True), SIZE).detach()
+    decoded = []
+    decoder = type(generator)._decoder
+
+    def counted(self: Any, scaled: Tensor) -> Tensor:
+        decoded.append(len(scaled))
+        return decoder(self, scaled)
+
+    monkeypatch.setattr(type(generator), "_decoder", counted)
+    monkeypatch.setattr("rewarddance.generators.decoding._PIXELS_AT_ONCE", 2 * SIZE.height * SIZE.width - 1)
+    with torch.no_grad():
+        one_by_one = generator.decode(latents, SIZE)
+    assert decoded == [1, 1]
+    torch.testing.assert_close(one_by_one, together, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pixels_are_between_black_and_white(generator_of: NewGenerator, family: GeneratorFamily):
     generator = generator_of(family)
     pixels = generator.decode(20.0 * generator.initial_noise(SEEDS, SIZE), SIZE)

@@ -54,10 +54,12 @@ def test_steps_without_noise_follow_the_ode(generator_of: NewGenerator):
     assert bool(trajectory.log_probs.isnan().all())
 
 
-def test_the_last_step_draws_nothing_unless_asked(generator_of: NewGenerator):
+def test_steps_that_would_leave_noise_draw_nothing_unless_asked(generator_of: NewGenerator):
     trajectory = _trajectory(generator_of("sd3"))
-    assert trajectory.stochastic_steps == (0, 1)
-    assert trajectory.log_probs.isnan().tolist() == [[False, False], [False, False], [True, True]]
+    assert trajectory.stochastic_steps == (0,)  # of three: the second goes down to a hundredth
+    assert trajectory.log_probs.isnan().tolist() == [[False, False], [True, True], [True, True]]
+    asked = _trajectory(generator_of("sd3"), stochastic_steps=[0, 1])
+    assert asked.log_probs.isnan().tolist() == [[False, False], [False, False], [True, True]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ from rewarddance.config.guard import GuardConfig, SpreadConfig
 from rewarddance.lab import guard_study
 from rewarddance.lab.guard_study import (
     Recorded,
+    by_fall,
     calibration_runs,
     judged,
     read_recorded,
@@ -80,6 +81,19 @@ def stored(run: Recorded, folder: Path) -> Path:
     lines = [json.dumps(observation.to_json()) + "\n" for observation in run.observations]
     (folder / "observations.jsonl").write_text("".join(lines))
     return folder
+
+
+def test_hacking_runs_are_counted_by_how_much_gold_they_lose():
+    def run(fall: float, step: int | None, *, hacks: bool = True) -> dict[str, object]:
+        alarm, none = {"alarm_step": step}, {"alarm_step": None}
+        return {"hacks": hacks, "fall": fall, "guard": alarm, "guard_defaults": alarm, "spread_alone": none}
+
+    rows = [run(0.02, None), run(0.03, 20), run(0.3, 20), run(0.2, 20, hacks=False)]
+    found = by_fall(rows)
+    assert [one["hacking_runs"] for one in found] == [1, 1, 0, 1]
+    assert [one["guard"] for one in found] == [0, 1, 0, 1]
+    assert [one["spread_alone"] for one in found] == [0, 0, 0, 0]
+    assert found[-1]["largest_fall"] is None
 
 
 def test_a_recorded_run_is_read_back_as_it_was(hacking, tmp_path: Path):

@@ -124,7 +124,7 @@ def test_a_failure_that_would_come_again_is_not_asked_again(mood: str, kind: Fai
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("mood", ["hang", "drip"])
+@pytest.mark.parametrize("mood", ["hang", "drip", "drip_head"])
 def test_a_service_that_does_not_come_to_an_end_is_left_at_the_deadline(mood: str, server):
     server.misbehave(mood)
     started = time.monotonic()

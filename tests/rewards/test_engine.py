@@ -178,6 +178,42 @@ def test_a_second_candidate_against_the_same_reference_reads_neither_reference_n
     assert counter.tokens == len(ids) - second
 
 
+def test_what_a_policy_has_just_made_is_not_kept(new_model: NewModel):
+    """It does not come again; the reference image that it is judged against does."""
+    model: Any = new_model("pairwise")
+    engine = model.backbone.engine
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, 32, 32, generator=rng)
+    reference = torch.rand(1, 3, 32, 32, generator=rng).expand_as(pixels)
+    with torch.no_grad():
+        first = model.reward(pixels, PROMPTS[:2], reference)
+        features, states = engine.features.nbytes, engine.states.nbytes
+        again = model.reward(pixels.flip(-1), PROMPTS[:2], reference)
+    assert 0 < features == engine.features.nbytes
+    assert 0 < states == engine.states.nbytes
+    assert not torch.allclose(first, again)
+
+
+def test_full_memory_costs_what_was_kept_and_no_answer(
+    new_model: NewModel, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    model: Any = new_model("pairwise")
+    engine = model.backbone.engine
+    request = JudgementRequest(PROMPTS[0], images[1], images[0])
+    before = model.judge([request])[0].reward
+    read, tries = engine._read, []
+
+    def crowded(plan: Any, features: Any) -> Any:
+        tries.append(engine.states.nbytes)
+        if engine.states.nbytes:
+            raise torch.OutOfMemoryError("no room")
+        return read(plan, features)
+
+    monkeypatch.setattr(engine, "_read", crowded)
+    assert model.judge([request])[0].reward == pytest.approx(before, abs=1e-6)
+    assert tries[0] > tries[1] == 0
+
+
 def test_a_changed_weight_empties_what_was_kept(new_model: NewModel, images: list[Image.Image]):
     model: Any = new_model("pairwise")
     request = JudgementRequest(PROMPTS[0], images[1], images[0])

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rewarddance.core.types import Status
+from rewarddance.core.types import Judgement, Status
+from rewarddance.rewards.ranking import ranking_of
 from tests.rewards.conftest import NewModel
 
 PROMPT = "a red square"
@@ -54,6 +55,15 @@ def test_equal_candidates_share_their_win_and_stay_in_order(new_model: NewModel,
     ranking = new_model("pointwise").rank(PROMPT, [images[0], images[0]])
     assert ranking.order == (0, 1)
     assert ranking.wins == (0.5, 0.5)
+
+
+def test_a_pair_that_could_not_be_judged_is_no_loss():
+    """Candidate 0 beat the one it met; 1 beat one of two; 2 beat none of the two that were judged."""
+    failed = Judgement(Status.NON_FINITE, message="nan")
+    ranking = ranking_of([[1.0], [-1.0, 2.0, 2.0], [-2.0, -2.0]], [True, True, True], [failed])
+    assert ranking.order == (0, 1, 2)
+    assert ranking.wins == (1.0, 2.0, 0.0)
+    assert ranking.failed_judgements == 1
 
 
 @pytest.mark.parametrize("count", [0, 1])

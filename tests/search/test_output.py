@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from rewarddance.core.errors import DataError, ModelError, UsageError
+from rewarddance.core.files import locked
+from rewarddance.core.types import Judgement, Status
 from rewarddance.data.prompts import PromptItem
 from rewarddance.search.bench import Drawing
 from rewarddance.search.best_of_n import BestOfNSettings
@@ -147,6 +149,27 @@ def test_other_settings_are_refused(tmp_path: Path):
         run(tmp_path, record={**SETTINGS, "seed": 1})
 
 
+def test_settings_that_answered_nothing_bind_nobody_and_leave_nothing(tmp_path: Path):
+    wrong, right = SETTINGS | {"model": "wrong"}, SETTINGS | {"model": "right"}
+    run(tmp_path, judge=KnownJudge(is_away=lambda request: True), record=wrong, settings=BestOfNSettings(6))
+    run(tmp_path, record=right)
+    assert json.loads((tmp_path / "settings.json").read_text()) == right
+    assert [len(row["candidates"]) for row in rows_of(tmp_path)] == [4, 4]
+    assert len(list((tmp_path / "candidates").iterdir())) == 8
+    assert missing_prompts(tmp_path, right, PROMPTS) == ()
+    with pytest.raises(UsageError, match="another model"):
+        run(tmp_path, record=wrong)
+
+
+def test_two_processes_do_not_search_in_one_folder(tmp_path: Path):
+    run(tmp_path, prompts=PROMPTS[:1])
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    with locked(tmp_path / "rows.jsonl"), pytest.raises(UsageError, match="another process"):
+        run(tmp_path)
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert run(tmp_path).prompts == 2
+
+
 def test_a_damaged_line_is_named(tmp_path: Path):
     run(tmp_path)
     path = tmp_path / "rows.jsonl"
@@ -197,6 +220,51 @@ def test_a_winner_among_the_few_that_were_judged_does_not_stand(tmp_path: Path, 
 def test_a_held_out_judge_that_was_away_is_asked_again(tmp_path: Path):
     assert run(tmp_path, watcher=KnownJudge(is_away=lambda request: request.prompt == "a dog")).unanswered == {"1": 3}
     assert run(tmp_path, watcher=KnownJudge()).unanswered == {}
+
+
+class Refuses(KnownJudge):
+    """Refuses some questions for good."""
+
+    def __init__(self, refuses, message="rejected: HTTP 400: holds an image token") -> None:
+        super().__init__()
+        self.refuses, self.message = refuses, message
+
+    def _judged(self, request):
+        if self.refuses(request):
+            return Judgement(Status.FAILED, message=self.message)
+        return super()._judged(request)
+
+
+def test_one_refused_picture_does_not_make_its_prompt_missing(tmp_path: Path):
+    first = []
+    judge = Refuses(lambda request: not first and (first.append(request) or True))
+    summary = run(tmp_path, judge=judge)
+    assert summary.unanswered == {}
+    assert summary.failed_judgements == 1
+    assert missing_prompts(tmp_path, SETTINGS, PROMPTS) == ()
+
+
+def test_pictures_whose_answer_the_service_did_not_list_are_named(tmp_path: Path):
+    """They are those that it is surest of, and a winner without them may not be the best."""
+    brightest: list[float] = []
+
+    def is_sure(request):
+        brightest.append(brightness(request.candidate))
+        return request.prompt == "a cat" and brightest[-1] == max(brightest) and len(brightest) > 1
+
+    judge = Refuses(is_sure, "no_answer: no is not among the 20 tokens that the service lists; allow more")
+    summary = run(tmp_path, judge=judge, settings=BestOfNSettings(6))
+    assert list(summary.unread) == ["0"]
+    assert summary.failures == {"no_answer": summary.unread["0"]}
+    assert json.loads((tmp_path / "summary.json").read_text())["unread"] == dict(summary.unread)
+
+
+def test_a_prompt_that_is_refused_whole_ends_beside_others_that_were_answered(tmp_path: Path):
+    many = BestOfNSettings(24)
+    run(tmp_path, prompts=PROMPTS[:1], settings=many)
+    summary = run(tmp_path, judge=Refuses(lambda request: request.prompt == "a dog"), settings=many)
+    assert list(summary.without_winner) == ["1"]
+    assert summary.unanswered == {}
 
 
 @pytest.mark.parametrize("settings", [FOUR, PathSettings(2, 2, None, levels=(0.5,))], ids=["best_of_n", "paths"])

@@ -96,6 +96,15 @@ def test_a_ranking_comes_back():
         assert client_of(here.url).rank("a", [png(), png("blue")]).order == (0, 1)
 
 
+def test_pairs_that_failed_on_the_service_are_counted():
+    ranking = {"order": [1, 0], "wins": [0.0, None], "rewards": [0.0, None], "failed_comparisons": 3}
+    with serving(lambda n, _: (200, ranking, {})) as (url, _):
+        assert client_of(url).rank("a", [png(), png("blue")]).failed_judgements == 3
+    del ranking["failed_comparisons"]
+    with serving(lambda n, _: (200, ranking, {})) as (url, _), pytest.raises(RewardError, match="not a ranking"):
+        client_of(url).rank("a", [png(), png("blue")])
+
+
 def test_a_busy_service_is_asked_again_under_the_same_id():
     with serving(lambda n, _: (429, error("busy"), {"retry-after": "0"}) if n < 3 else (200, GOOD, {})) as (url, seen):
         judgement = client_of(url).judge([REQUEST])[0]

@@ -257,6 +257,32 @@ def test_a_head_or_a_handshake_that_drips_meets_the_deadline(fetcher: Fetcher, s
         assert time.monotonic() - start < 2
 
 
+def test_whoever_gives_up_earlier_ends_the_fetching(fetcher: Fetcher):
+    with contextmanager(answering)(drip_head) as port:
+        slow = replace(
+            fetcher,
+            ends_at=time.monotonic() + 0.3,
+            connect=lambda address, _, seconds: socket.create_connection(("127.0.0.1", port), seconds),
+        )
+        with pytest.raises(RefusedError, match="the deadline passed"):
+            slow.fetch("http://media.example.org/a.png")
+
+
+def test_a_deadline_counts_the_fetching_too(fetcher: Fetcher):
+    """An address of 0.6 seconds, and half a second for everything."""
+
+    def connect(address: str, port: int, seconds: float) -> socket.socket:
+        time.sleep(0.6)
+        return fetcher.connect(address, port, seconds)
+
+    body = {"prompt": "a", "candidates": ["http://media.example.org/a.png", data_uri(png())], "deadline_seconds": 0.5}
+    with running(fetcher=replace(fetcher, connect=connect)) as here:
+        started = time.monotonic()
+        reply = here.post("/v1/rank", body)
+        assert (reply.status, reply.code) == (504, "deadline_exceeded")
+        assert time.monotonic() - started < 2
+
+
 def test_an_answer_that_is_shorter_than_it_says_is_no_medium(fetcher: Fetcher):
     def write(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 99)

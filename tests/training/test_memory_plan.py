@@ -187,13 +187,30 @@ def test_a_transformer_layer_keeps_seventeen_values_for_each_token_and_unit():
     assert transformer_values(SD3, transformer, vae, side, is_checkpointed=True) == (3 + 17) * tokens * 16
 
 
-def test_checkpointing_and_no_gradient_each_lower_what_the_decoder_keeps():
-    vae = {"block_out_channels": [8, 16], "layers_per_block": 1}
+@pytest.mark.parametrize(
+    ("vae", "whole", "checkpointed", "without"),
+    [
+        ({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}, 19.5, 10.6, 2.50),
+        ({"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}, 16.8, 18.1, 3.38),
+    ],
+    ids=["sd3", "qwen_image"],
+)
+def test_a_decoder_holds_about_what_was_measured(vae: Any, whole: float, checkpointed: float, without: float):
+    """GiB of one picture of 1024 by 1024 in bfloat16: peaks of live bytes of the real classes, on empty tensors."""
+    side = Side(1024, 1024)
+
+    def gib(is_checkpointed: bool, has_gradient: bool) -> float:
+        return 2 * decoder_values(vae, side, is_checkpointed, has_gradient) / 2**30
+
+    assert gib(False, True) == pytest.approx(whole, rel=0.25)
+    assert gib(True, True) == pytest.approx(checkpointed, rel=0.25)
+    assert gib(False, False) == pytest.approx(without, rel=0.1)
+
+
+def test_a_decoder_in_one_checkpoint_holds_all_of_itself():
+    vae = {"base_dim": 8, "dim_mult": [1, 2], "num_res_blocks": 1}
     side = Side(4, 4)
-    # 8 maps of 4 by 4 and 16 of 2 by 2; two residual blocks of six maps each.
-    assert decoder_values(vae, side, is_checkpointed=False, has_gradient=True) == 12 * (8 * 16 + 16 * 4)
-    assert decoder_values(vae, side, is_checkpointed=True, has_gradient=True) == 8 * 16 + 16 * 4 + 12 * 8 * 16
-    assert decoder_values(vae, side, is_checkpointed=False, has_gradient=False) == 3 * 8 * 16
+    assert decoder_values(vae, side, True, True) == decoder_values(vae, side, False, True)
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen_image"])

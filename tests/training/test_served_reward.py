@@ -95,6 +95,28 @@ def test_a_served_reward_that_fails_stops_the_step_without_a_number(folder, serv
         signal.judge(samples(), ["a cat", "a dog"], [[torch.zeros(3, 32, 32)]] * 2)
 
 
+def test_a_question_that_fails_for_good_is_asked_once(folder, server):
+    server.lasting_mood = "no_log_probabilities"
+    signal = configured_reward(config(folder, server))
+    server.bodies.clear()
+
+    with pytest.raises(RewardError, match=r"asked once .* no_log_probabilities"):
+        signal.judge(samples(), ["a cat", "a dog"], [[torch.zeros(3, 32, 32)]] * 2)
+
+    assert len(server.bodies) <= 4  # two samples in both orders
+
+
+def test_a_service_keeps_the_deadline_and_the_tries_of_its_config(folder, server):
+    signal = configured_reward(config(folder, server, deadline_seconds=0.2, tries=2))
+    server.lasting_mood = "hang"
+    server.bodies.clear()
+
+    with pytest.raises(RewardError, match=r"no reply within 0\.2 seconds"):
+        signal.judge(samples()[:1], ["a cat"], [[torch.zeros(3, 32, 32)]])
+
+    assert len(server.bodies) <= 4  # both orders, twice each
+
+
 def test_a_method_that_climbs_the_gradient_refuses_a_service(folder, server):
     with pytest.raises(ValidationError, match="none comes back from a service"):
         config(folder, server, method="refl")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rewarddance.training.memory_plan import MemoryPlan, StoredModel
 
 _GIB = 2**30
-_SIZES = ("weights", "learning", "copies", "activations")
+_SIZES = ("weights", "learning", "copies", "activations", "kept")
 _ENDINGS = {
     "complete": "all optimizer steps made",
     "stop": "the guard stopped the run",
@@ -112,13 +112,13 @@ def _stored(name: str, location: str) -> "StoredModel":
 
 
 def _print_memory(plan: "MemoryPlan") -> None:
-    columns = ("GiB", "parameters", "learning", "weights", "optimizer", "copies", "activations", "total")
+    columns = ("GiB", "parameters", "learning", "weights", "optimizer", "copies", "activations", "kept", "total")
     rows = [
         (
             part.name,
             _count(part.parameters),
             _count(part.trained),
-            *(f"{size / _GIB:.2f}" for size in (part.weights, part.learning, part.copies, part.activations)),
+            *(f"{getattr(part, name) / _GIB:.2f}" for name in _SIZES),
             f"{part.total / _GIB:.2f}",
         )
         for part in plan.parts
@@ -127,7 +127,10 @@ def _print_memory(plan: "MemoryPlan") -> None:
     counts = [_count(sum(getattr(part, name) for part in plan.parts)) for name in ("parameters", "trained")]
     rows.append(("all", *counts, *(f"{size / _GIB:.2f}" for size in sums), f"{plan.total / _GIB:.2f}"))
     print_table(columns, rows)
-    print("optimizer: float32 weights that learn, their gradients and AdamW's state; activations are an estimate")
+    print(
+        "optimizer: float32 weights that learn, their gradients and AdamW's state; activations are an estimate; "
+        "kept: of reference images, at most"
+    )
     if plan.device_bytes is None:
         print("there is no GPU here to compare with")
         return

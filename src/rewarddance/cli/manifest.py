@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from rewarddance.cli.progress import progress
 from rewarddance.core.errors import UsageError
+from rewarddance.core.files import lock_file
 from rewarddance.serving.manifest import Judge, Manifest, is_failure, judge_rows, written_key
 
 
@@ -39,11 +40,12 @@ def judge_manifest(load_judge: Callable[[], Judge], manifest: Manifest, out: Pat
         batch_size: Rows that are judged and saved together; an interruption loses at most these.
 
     Raises:
-        UsageError: The output belongs to another manifest or another model.
+        UsageError: The output belongs to another manifest or another model, or another process writes it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     total = len(manifest)
     with out.open("a+b") as file:
+        lock_file(file, out)
         resumed, failed = continued(file, manifest, out)
         if resumed < total:
             judge = load_judge()

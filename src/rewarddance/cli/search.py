@@ -239,7 +239,7 @@ def search(
     else:
         summary = SearchWriter(out, record, keep).finish(asked, resumed=len({item.prompt for item in asked}))
     _print_summary(summary, out, as_json=json)
-    lacking = {*summary.without_winner, *summary.unanswered}
+    lacking = {*summary.without_winner, *summary.unanswered, *summary.unread}
     raise typer.Exit(0 if len(lacking) <= max_failed_share * summary.prompts else 1)
 
 
@@ -277,6 +277,12 @@ def _print_summary(summary: "SearchSummary", out: Path, as_json: bool) -> None:
         print(f"  {name}: {problem}")
     for name, number in summary.unanswered.items():
         print(f"  {name}: {number} judgements had no answer; the same command asks again")
+    if summary.unread:
+        print(
+            f"{sum(summary.unread.values())} pictures of {len(summary.unread)} prompts have no score, because the "
+            "service did not list its answer: it is surest of those, and the best may be among them; let it list more "
+            "(--top-logprobs), or hold a tournament in which pictures are closer to each other (--verify knock-out)"
+        )
     print(f"stated: {_in_words(summary.stated)}")
     print(f"spent:  {_in_words(summary.spent)}")
     if summary.watch is not None:

@@ -64,7 +64,8 @@ class ServiceOptions:
         """
         if self.url is None:
             return None
-        return [self.url, self.served_model, *([self._fields] if self._fields else [])]
+        # How many tokens are listed, and by which names, decides whose answers are read at all.
+        return [self.url, self.served_model, self._fields, self.top_logprobs, self.token_ids]
 
     @property
     def _fields(self) -> dict[str, Any]:

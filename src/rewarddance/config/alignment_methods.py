@@ -77,7 +77,8 @@ class FlowGrpoConfig(BaseModel):
     """Strength of that noise; at most 1 for `cps`."""
 
     stochastic_steps: int | None = Field(default=None, ge=1)
-    """Length of the window of stochastic steps, which starts at a random step; null for all but the last."""
+    """Length of the window of stochastic steps, which starts at a random step; null for all. Steps that would leave
+    noise in the picture are never stochastic: the last, and with `flow` and `dance` others that step far down."""
 
     clip_range: float = Field(default=1e-4, gt=0, lt=1)
     """How far the importance ratio, of mean log-probabilities over latent elements, may leave 1."""

@@ -30,6 +30,12 @@ class ServiceConfig(BaseModel):
     concurrency: int = Field(default=16, ge=1)
     """Questions that the service gets at a time."""
 
+    tries: int = Field(default=5, ge=1)
+    """Of each question, the first included."""
+
+    deadline_seconds: float = Field(default=120.0, gt=0)
+    """For one try, from connecting to the last byte."""
+
     top_log_probabilities: int = Field(default=20, ge=1)
     """Likely tokens that are asked for; services allow 20 unless told otherwise."""
 

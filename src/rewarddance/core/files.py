@@ -4,13 +4,22 @@ A reader never sees half a file: the bytes go to a temporary file in the same fo
 take the final name. A folder is complete when its manifest, written last, agrees with every file in it.
 """
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from rewarddance.core.errors import UsageError
 
 MANIFEST_NAME = "manifest.json"
+
+_log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _FILE_MODE = 0o666
@@ -55,6 +64,38 @@ def write_json_atomic(path: Path, value: object) -> None:
         ValueError: A number is not finite. JSON has no word for it; None says "unknown".
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let no other process write to a file, or whatever it stands for, meanwhile.
+
+    The lock ends with the process, however that ends. Some network file systems have none; there it is not noticed that
+    two processes write.
+
+    Args:
+        path: Made empty if it is not there; its folder exists.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    with path.open("ab") as file:
+        lock_file(file, path)
+        yield
+
+
+def lock_file(file: IO[bytes], path: Path) -> None:
+    """The same for a file that is open already, until it is closed.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{path} is being written by another process; wait, or write to another place") from None
+    except OSError:
+        _log.debug("%s cannot be locked on its file system", path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -225,10 +225,12 @@ class Ranking:
         order: Candidate indices, best first. Ties are broken by mean reward, then by index.
         wins: Win count of each candidate, ties counting one half; None where a candidate could not be judged.
         rewards: Mean log-odds of each candidate against the others; None where it could not be judged.
-        judgements: Every judgement that the ranking stands on.
+        judgements: Every judgement that the ranking stands on; none where a service keeps them.
+        failed_judgements: Pairs without a result.
     """
 
     order: tuple[int, ...]
     wins: tuple[float | None, ...]
     rewards: tuple[float | None, ...]
     judgements: tuple[Judgement, ...]
+    failed_judgements: int = 0

@@ -4,7 +4,6 @@ One JSON line each, on the disk before the next is waited for. Half a line at th
 cut off when the file is opened again, so that the next line does not join it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +15,8 @@ from typing import IO, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.files import sync_folder
+from rewarddance.core.errors import DataError
+from rewarddance.core.files import lock_file, sync_folder
 
 EXCHANGES_NAME = "exchanges.jsonl"
 
@@ -87,11 +86,7 @@ class ExchangeStore:
         self.path = folder / EXCHANGES_NAME
         self._file: IO[bytes] = self.path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise UsageError(f"{self.path} is being written by another process; wait, or take another folder") from None
-        try:
+            lock_file(self._file, self.path)
             self._known = self._read()
         except BaseException:
             self._file.close()

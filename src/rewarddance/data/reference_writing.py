@@ -8,13 +8,14 @@ settings is refused, as its rows would not be comparable.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.files import sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Status
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import (
@@ -47,9 +48,28 @@ class ReferenceWriter:
             UsageError: The generation was begun with other settings.
         """
         self._place = generation_folder(folder, generation)
+        self._settings = settings
         self._summary = self._place / SUMMARY_NAME
-        _claim(self._place, settings)
-        self._done = _rows_by_prompt(self._place / ROWS_NAME)
+        (self._place / IMAGES_NAME).mkdir(parents=True, exist_ok=True)
+        with self.alone():
+            pass
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process make references in the folder meanwhile; begins with what is stored by then.
+
+        Raises:
+            UsageError: Another process does, or the generation was begun with other settings.
+        """
+        with locked(self._place / ROWS_NAME):
+            _claim(self._place, self._settings)
+            self._done = _rows_by_prompt(self._place / ROWS_NAME)
+            yield
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether any stored candidate was judged."""
+        return any(one["wins"] is not None for row in self._done.values() for one in row["candidates"])
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
         """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
@@ -153,7 +173,6 @@ def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
 
 def _claim(place: Path, settings: Mapping[str, Any]) -> None:
     _check_settings(place, settings)
-    (place / IMAGES_NAME).mkdir(parents=True, exist_ok=True)
     # Without a row, an earlier run only failed to begin; its settings bind nobody.
     if not _whole_lines(place / ROWS_NAME):
         write_json_atomic(place / SETTINGS_NAME, dict(settings))

@@ -40,7 +40,7 @@ def merged_network(network: Any) -> Any:
     return merged(network).network
 
 
-def merged(network: Any) -> Merged:
+def merged(network: Any, device: torch.device | None = None) -> Merged:
     """A copy that computes what the network computes now, up to the precision of its weights.
 
     The network is left as it is: adding an adapter and taking it away again would change the last bits of weights.
@@ -48,13 +48,15 @@ def merged(network: Any) -> Merged:
 
     Args:
         network: A diffusers model, perhaps with LoRA layers; adapters that are switched off are left out.
+        device: Where the changed weights go, one layer after the other; None for where they are. A copy that is only to
+            be written needs no second place on a GPU.
     """
     layers: dict[str, Any] = {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
     if not layers:
         return Merged(network, None)
     own = {name: value for name, value in network.state_dict().items() if _LORA not in name}
     weights = {name.replace(_BASE, "."): value for name, value in own.items()}
-    rounding = _add_adapters(weights, layers)
+    rounding = _add_adapters(weights, layers, device)
     with init_empty_weights():
         copy = type(network).from_config(network.config)
     copy.load_state_dict(weights, strict=True, assign=True)
@@ -70,7 +72,7 @@ def merged(network: Any) -> Merged:
 
 
 @torch.no_grad()
-def _add_adapters(weights: dict[str, Tensor], layers: dict[str, Any]) -> float | None:
+def _add_adapters(weights: dict[str, Tensor], layers: dict[str, Any], device: torch.device | None) -> float | None:
     """Add updates to weights, in place of them; the relative rounding of all."""
     lost, whole = 0.0, 0.0
     for name, layer in layers.items():
@@ -81,7 +83,8 @@ def _add_adapters(weights: dict[str, Tensor], layers: dict[str, Any]) -> float |
             layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters if adapter in layer.scaling
         )
         before = weights[key].float()
-        weights[key] = (before + change).to(weights[key].dtype)
-        lost += float((weights[key].float() - before - change).square().sum())
+        after = (before + change).to(weights[key].dtype)
+        lost += float((after.float() - before - change).square().sum())
+        weights[key] = after if device is None else after.to(device)
         whole += float(torch.as_tensor(change).square().sum())
     return (lost / whole) ** 0.5 if whole else None

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_text_atomic
+from rewarddance.generators.decoding import pictures_decoded_at_once
 from rewarddance.generators.merged_weights import merged, network_dtype
 from rewarddance.generators.protocol import Conditions, ImageSize
 
@@ -173,12 +174,16 @@ class PipelineGenerator:
         self, latents: Float[Tensor, " batch *latent"], size: ImageSize | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """See `Generator.decode`."""
-        scaled = self._family.decoder_input(latents.float(), self._checked(size))
+        checked = self._checked(size)
+        scaled = self._family.decoder_input(latents.float(), checked)
         scaled = scaled.to(self._pipeline.vae.dtype)
         if self._checkpoints_decoder and torch.is_grad_enabled():
             images: Tensor = checkpoint(self._decoder, scaled, use_reentrant=False)
-        else:
+        elif torch.is_grad_enabled():
             images = self._decoder(scaled)
+        else:
+            at_once = pictures_decoded_at_once(checked.height, checked.width)
+            images = torch.cat([self._decoder(some) for some in torch.split(scaled, at_once)])
         return (self._family.decoded(images).float() / 2 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
@@ -203,7 +208,7 @@ class PipelineGenerator:
 
         `merged_adapter.json` then says which share of their update the weights' precision took (`rounding`).
         """
-        tuned = merged(self._pipeline.transformer)
+        tuned = merged(self._pipeline.transformer, torch.device("cpu"))
         parts = {**self._pipeline.components, "transformer": tuned.network}
         type(self._pipeline)(**parts).save_pretrained(folder, safe_serialization=True)
         if tuned.rounding is not None:

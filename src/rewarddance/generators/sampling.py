@@ -14,7 +14,7 @@ from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
 from rewarddance.generators.protocol import Conditions, Generator, ImageSize
 from rewarddance.objectives.flow import ode_step
-from rewarddance.objectives.sde import Reduction, SdeNoise, SdeStep, log_prob, sde_step
+from rewarddance.objectives.sde import Reduction, SdeNoise, SdeStep, log_prob, sde_step, stochastic_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def sample_sde(
         noise: Kind and strength of the steps' noise.
         seeds: Of the steps' noise, one a row: a row's way does not depend on the rest of the batch. The seed of the
             row's initial noise may serve again; what is drawn here has nothing to do with it.
-        stochastic_steps: Which steps draw noise, the others follow the velocity; None for all but the last, which
-            would leave noise in the picture.
+        stochastic_steps: Which steps draw noise, the others follow the velocity; None for all that leave none in the
+            picture, see `stochastic_places`.
         reduce: Whether log-probabilities are means or sums over latents.
 
     Raises:
@@ -138,7 +138,7 @@ def sample_sde(
     if len(seeds) != len(latents):
         raise UsageError(f"there are {len(seeds)} seeds for {len(latents)} rows of latents")
     steps = len(sigmas) - 1
-    chosen = range(steps - 1) if stochastic_steps is None else sorted(set(stochastic_steps))
+    chosen = stochastic_places(sigmas, noise) if stochastic_steps is None else sorted(set(stochastic_steps))
     way, log_probs = [latents], []
     for step in range(steps):
         if step not in chosen:

@@ -10,10 +10,11 @@ Source:
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +45,11 @@ from rewarddance.training.run_folder import RunFolder
 FALL_SHARE = 0.05
 SMALLEST_FALL = 0.01
 """In gold: what 132 pictures of the same noise move by between two evaluations of a policy that has settled."""
+
+DETECTORS = ("guard", "guard_defaults", "spread_alone")
+
+FALL_BOUNDS = (0.03, 0.06, 0.12)
+"""In gold: runs that hack are also counted by how much they lose, between these."""
 
 CALIBRATION_DRAWING = 1
 CALIBRATION_SIZES: tuple[BaseSize, ...] = ("nano", "micro")
@@ -153,6 +159,22 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def by_fall(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How many of the hacking runs each detector notices, by how much gold they lose; smallest falls first.
+
+    Returns:
+        Of every range `smallest_fall`, `largest_fall` (None: no bound), `hacking_runs`, and the count of each detector.
+    """
+    edges = (0.0, *FALL_BOUNDS, math.inf)
+    ranges = []
+    for low, high in pairwise(edges):
+        falls = [row for row in rows if row["hacks"] and low <= row["fall"] < high]
+        caught = {name: sum(row[name]["alarm_step"] is not None for row in falls) for name in DETECTORS}
+        bounds = {"smallest_fall": low, "largest_fall": None if high == math.inf else high}
+        ranges.append({**bounds, "hacking_runs": len(falls), **caught})
+    return ranges
+
+
 def write_guard_results(
     path: Path, calibration: Sequence[Path], folders: Sequence[Path], guard: GuardConfig, spread: SpreadConfig
 ) -> dict[str, Any]:
@@ -181,6 +203,7 @@ def write_guard_results(
         "by_way": {
             way: summary([row for row in rows if row["way"] == way]) for way in sorted({row["way"] for row in rows})
         },
+        "by_fall": by_fall(rows),
         "rows": rows,
         "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
     }

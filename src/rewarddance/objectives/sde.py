@@ -11,8 +11,10 @@ $$\mu = x - \Delta\,(v - \tfrac12 g^2 s), \qquad \text{std} = g\sqrt\Delta$$
 - `cps` keeps the coefficients of latents and noise instead: \(\mu = (1-\sigma')\hat x_0 +
   \sqrt{\sigma'^2-\text{std}^2}\,\hat\varepsilon\), \(\text{std} = \sigma'\sin(a\pi/2)\). Usual level 0.8.
 
-`flow` and `dance` leave noise in the picture where they step to sigma 0: let the ODE take that step. Steps that are
-stochastic only in a window (MixGRPO, arXiv:2507.21802) are a choice of steps, not another formula.
+`flow` and `dance` correct the drift as if a step were short. Where one steps far down, to sigma 0 or near it, more
+noise is left than belongs to the level that it steps to, and nothing after it takes that noise away: let the ODE take
+such steps (`stochastic_places`). Steps that are stochastic only in a window (MixGRPO, arXiv:2507.21802) are a choice of
+steps, not another formula.
 
 Source:
     Flow-GRPO, arXiv:2505.05470 (ODE to SDE); DanceGRPO, arXiv:2505.07818; Flow-CPS, arXiv:2509.05952. The noise
@@ -22,6 +24,7 @@ Source:
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -33,6 +36,9 @@ from rewarddance.objectives.preference import in_full_precision
 
 SdeSchedule: TypeAlias = Literal["flow", "dance", "cps"]
 Reduction: TypeAlias = Literal["mean", "sum"]
+
+MOST_NOISE_LEFT = 1.5
+"""Noise after a step, in units of the level that it steps to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,30 @@ def transition_std(sigma: NoiseLevels, next_sigma: NoiseLevels, noise: SdeNoise,
             return noise.level * (level - lower).sqrt()
         case "cps":
             return lower * math.sin(0.5 * math.pi * noise.level)
+
+
+def stochastic_places(sigmas: Float[Tensor, " steps_and_end"], noise: SdeNoise) -> range:
+    r"""Steps of a path that may be stochastic: all before the first that leaves too much noise behind.
+
+    With a velocity that is right, a step leaves noise of size
+    \(\sqrt{(\sigma' - \text{std}^2/2\sigma)^2 + \text{std}^2}\); at most `MOST_NOISE_LEFT` times
+    \(\sigma'\) is allowed.
+
+    Args:
+        sigmas: Of the whole path, falling, the last one 0.
+        noise: Kind and strength.
+
+    Returns:
+        Never the step to 0. The first step always, unless it is that one, or very short paths would have none. `cps`
+        leaves what it should everywhere.
+    """
+    below_one = float(sigmas[sigmas < 1.0].max())
+    for place, (sigma, lower) in enumerate(pairwise(sigmas)):
+        std = transition_std(sigma, lower, noise, below_one)
+        kept = lower if noise.schedule == "cps" else torch.hypot(lower - 0.5 * std.square() / sigma, std)
+        if lower == 0 or (place > 0 and float(kept) > MOST_NOISE_LEFT * float(lower)):
+            return range(place)
+    return range(len(sigmas) - 1)
 
 
 def log_prob(

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -214,7 +214,7 @@ class ChatEndpoint:
     def _try(self, body: bytes, request: ChatRequest) -> tuple[ChatOutcome, float]:
         """One try, and the pause in seconds that the service asks for."""
         try:
-            response = self._sent(body)
+            response = self._sent_in_time(body)
         except httpx2.TimeoutException:
             message = f"no reply within {self.settings.deadline_seconds:g} seconds"
             return ChatFailure(FailureKind.TIMED_OUT, message), 0.0
@@ -224,6 +224,29 @@ class ChatEndpoint:
             return failure_of_status(response.status, response.content), response.pause_asked
         wants = request.top_log_probabilities > 0
         return read_reply(response.content, wants_log_probabilities=wants, must_finish=request.must_finish), 0.0
+
+    def _sent_in_time(self, body: bytes) -> "_Response":
+        """What came back, whole; a head that drips keeps every single read in time, and is left behind.
+
+        Raises:
+            httpx2.RequestError: It did not, or not in time.
+        """
+        ended: SimpleQueue[_Response | BaseException] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                ended.put(self._sent(body))
+            except BaseException as error:
+                ended.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            found = ended.get(timeout=self.settings.deadline_seconds)
+        except Empty:
+            raise httpx2.ReadTimeout("too slow") from None
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def _sent(self, body: bytes) -> "_Response":
         """What came back, whole.

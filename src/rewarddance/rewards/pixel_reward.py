@@ -5,6 +5,7 @@ Gradients reach the pixels and nothing else: the reward model's parameters take 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -58,7 +59,7 @@ def pixel_reward(
         raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
-        candidates = _media(paradigm.backbone, pixels)
+        candidates = _media(paradigm.backbone, pixels, is_passing=True)
         references: list[list[Medium]] = [[] for _ in candidates]
         if reference_pixels is not None:
             several = reference_pixels if reference_pixels.ndim > pixels.ndim else reference_pixels[:, None]
@@ -77,10 +78,13 @@ def pixel_reward(
         return by_group.reshape(len(candidates), -1).mean(1)
 
 
-def _media(backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"]) -> list[Medium]:
+def _media(
+    backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"], is_passing: bool = False
+) -> list[Medium]:
     """All samples are of one size, so that their frames are resized in one go."""
     is_clip = samples.ndim == _CLIP_AXES
-    pictures = backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
+    made = backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
+    pictures = [replace(one, is_passing=is_passing) for one in made]
     frames = len(pictures) // len(samples)
     return [Medium("", tuple(pictures[row * frames : (row + 1) * frames]), is_clip) for row in range(len(samples))]
 

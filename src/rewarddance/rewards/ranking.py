@@ -2,9 +2,10 @@
 
 Source:
     RewardDance, arXiv:2509.08826, section 3.3: candidates are ranked by their number of pairwise wins.
-    Differs: equal win counts are ordered by mean reward. With both orders asked, a pair is judged once, because the
-    reward of the swapped pair is its negative; with one order, the earlier candidate is always the reference image,
-    so that a preference for a position becomes a preference for early or late candidates.
+    Differs: equal win counts are ordered by mean reward, and where pairs could not be judged, the share of the judged
+        pairs that were won counts, because a failed pair is no loss. With both orders asked, a pair is judged once,
+        because the reward of the swapped pair is its negative; with one order, the earlier candidate is always the
+        reference image, so that a preference for a position becomes one for early or late candidates.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def rank_candidates(
     instruction: str | Path | None = None,
     source_media: MediaSource | None = None,
 ) -> Ranking:
-    """Ranks by win count, then mean reward, then index.
+    """Ranks by win count (where pairs failed, by the share of wins), then mean reward, then index.
 
     Args:
         paradigm: The reward model.
@@ -61,18 +62,25 @@ def rank_candidates(
             results[earlier].append(-judgement.reward)
     is_alone = sum(readable) == 1
     judged = [is_readable and (is_alone or bool(own)) for is_readable, own in zip(readable, results, strict=True)]
-    return _ranking(results, judged, judgements)
+    return ranking_of(results, judged, judgements)
 
 
-def _ranking(results: Sequence[Sequence[float]], judged: Sequence[bool], judgements: Sequence[Judgement]) -> Ranking:
-    """Puts rewards of each candidate against its opponents in order."""
+def ranking_of(results: Sequence[Sequence[float]], judged: Sequence[bool], judgements: Sequence[Judgement]) -> Ranking:
+    """Puts candidates in order.
+
+    Args:
+        results: Rewards of each candidate against the opponents that it was judged against.
+        judged: Which candidates have a place among the judged ones.
+        judgements: That the results come from.
+    """
     wins = tuple(_wins(own) if counts else None for own, counts in zip(results, judged, strict=True))
     rewards = tuple(sum(own) / len(own) if own else None for own in results)
+    shares = [(count or 0.0) / max(1, len(own)) for count, own in zip(wins, results, strict=True)]
     best_first = sorted(
-        range(len(results)),
-        key=lambda index: (not judged[index], -(wins[index] or 0.0), -(rewards[index] or 0.0), index),
+        range(len(results)), key=lambda index: (not judged[index], -shares[index], -(rewards[index] or 0.0), index)
     )
-    return Ranking(tuple(best_first), wins, rewards, tuple(judgements))
+    failed = sum(not judgement.is_ok for judgement in judgements)
+    return Ranking(tuple(best_first), wins, rewards, tuple(judgements), failed)
 
 
 def _wins(rewards: Sequence[float]) -> float:

@@ -2,7 +2,8 @@
 
 A judgement without an answer (`Status.UNANSWERED`) says nothing about what was asked. It is counted, so that its prompt
 can be asked again; after too many in a row nothing more is made for a judge that is not there. A judge that has not
-answered once and refuses everything is taken to be set up wrongly: what it says then counts as no answer.
+answered once, in this run or an earlier one, and refuses everything is taken to be set up wrongly: what it says then
+counts as no answer.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,25 @@ class Attendance:
 
     Attributes:
         patience: So many in a row, each after all its tries, and the judge is taken to be gone.
-        unanswered: So far.
+        has_answered: Whether it has given any answer, now or in an earlier run.
     """
 
     patience: int = DEFAULT_PATIENCE
-    unanswered: int = 0
+    has_answered: bool = False
+    _silent: int = 0
+    _refused: int = 0
     _in_a_row: int = 0
-    _has_answered: bool = False
+
+    @property
+    def unanswered(self) -> int:
+        """Of the prompt at hand; a refusal counts while there has been no answer at all."""
+        return self._silent + (0 if self.has_answered else self._refused)
+
+    def end_prompt(self) -> int:
+        """What the prompt at hand lacks; the next one begins with none."""
+        lacking = self.unanswered
+        self._silent = self._refused = 0
+        return lacking
 
     def note(self, judgements: Sequence[Judgement]) -> None:
         """Count some more.
@@ -38,10 +51,11 @@ class Attendance:
             ModelError: The judge has gone, or never answered; the same command goes on later.
         """
         for judgement in judgements:
-            self._has_answered |= judgement.status is Status.OK
-            is_missing = judgement.status is Status.UNANSWERED
-            is_missing |= judgement.status is Status.FAILED and not self._has_answered
-            self.unanswered += is_missing
+            self.has_answered |= judgement.status is Status.OK
+            is_silent, is_refused = judgement.status is Status.UNANSWERED, judgement.status is Status.FAILED
+            self._silent += is_silent
+            self._refused += is_refused
+            is_missing = is_silent or (is_refused and not self.has_answered)
             self._in_a_row = self._in_a_row + 1 if is_missing else 0
         if self._in_a_row >= self.patience and judgements[-1].status is Status.FAILED:
             raise ModelError(

@@ -8,13 +8,15 @@ written when every prompt is done.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.files import sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import locked, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import prompt_key
 from rewarddance.data.set_back import in_turn, set_back
@@ -22,7 +24,7 @@ from rewarddance.search.budget import Budget
 from rewarddance.search.contact_sheet import stacked, strip_of
 from rewarddance.search.pictures import is_whole, picture_of, png_of
 from rewarddance.search.results import SearchResult
-from rewarddance.search.rows import budget_of, row_of, unanswered_in, watch_of
+from rewarddance.search.rows import UNREAD, budget_of, failures_in, row_of, unanswered_in, watch_of
 from rewarddance.search.watch import Watch, WatchSummary, summarise
 
 SETTINGS_NAME, ROWS_NAME, SHEET_NAME = "settings.json", "rows.jsonl", "contact_sheet.png"
@@ -40,6 +42,9 @@ class SearchSummary:
         prompts: How many there are.
         without_winner: Prompts of which no candidate could be judged, by id, with the reason.
         failed_judgements: Pictures of which the verifier had nothing to say, over all prompts.
+        failures: How candidates failed, with how many did; a service whose list of tokens lacks an answer fails at the
+            pictures that it is surest of (`no_answer`).
+        unread: Prompts with candidates of that kind, by id, with how many: their winner may not be the best.
         unanswered: Prompts of which judgements had no answer, by id, with how many; they are searched again.
         stated: Evaluations announced.
         spent: Evaluations counted.
@@ -51,6 +56,8 @@ class SearchSummary:
     prompts: int
     without_winner: Mapping[str, str] = field(default_factory=dict)
     failed_judgements: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
     unanswered: Mapping[str, int] = field(default_factory=dict)
     stated: Budget = field(default_factory=Budget)
     spent: Budget = field(default_factory=Budget)
@@ -73,16 +80,38 @@ class SearchWriter:
         Raises:
             UsageError: The search was begun with other settings.
         """
-        check_settings(folder, settings)
         self._folder = folder
+        self._settings = settings
         self._keep = keep
         for name in (WINNERS_NAME, CANDIDATES_NAME, STRIPS_NAME) if keep == "all" else (WINNERS_NAME, STRIPS_NAME):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        # Without a row, an earlier run only failed to begin; its settings bind nobody.
-        if not _whole_lines(folder / ROWS_NAME):
-            write_json_atomic(folder / SETTINGS_NAME, dict(settings))
-            sync_folder(folder)
-        self._done = _rows_by_prompt(folder / ROWS_NAME)
+        with self.alone():
+            pass
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process search in the folder meanwhile; begins with what is stored by then.
+
+        Raises:
+            UsageError: Another process does, or the search was begun with other settings.
+        """
+        with locked(self._folder / ROWS_NAME):
+            check_settings(self._folder, self._settings)
+            if _stored_settings(self._folder) != _as_stored(self._settings):
+                self._forget_all()
+            self._done = _rows_by_prompt(self._folder / ROWS_NAME)
+            yield
+
+    @property
+    def verifier_has_answered(self) -> bool:
+        """Whether any stored candidate was judged."""
+        return any(one["reward"] is not None for row in self._done.values() for one in row["candidates"])
+
+    @property
+    def judge_has_answered(self) -> bool:
+        """Whether the held-out judge answered for any stored prompt."""
+        watches = [row["watch"] for row in self._done.values()]
+        return any(watch is not None and watch["judge_gain"] is not None for watch in watches)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
         """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
@@ -141,6 +170,14 @@ class SearchWriter:
         write_json_atomic(self._folder / SUMMARY_NAME, content)
         return summary
 
+    def _forget_all(self) -> None:
+        """No row binds to other settings, or they would have been refused: what they left behind goes."""
+        for prompt in _rows_by_prompt(self._folder / ROWS_NAME):
+            self._forget_pictures(prompt_key(prompt))
+        os.truncate(self._folder / ROWS_NAME, 0)
+        write_json_atomic(self._folder / SETTINGS_NAME, dict(self._settings))
+        sync_folder(self._folder)
+
     def _forget_pictures(self, key: str) -> None:
         """Another search of the prompt may have no winner, or fewer candidates."""
         for name in (WINNERS_NAME, CANDIDATES_NAME):
@@ -179,11 +216,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     # A prompt that is asked again anyway binds nobody: a wrongly set up service may have answered none.
     if not path.is_file() or all(unanswered_in(row) for row in _rows(_whole_lines(rows), rows)):
         return
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise DataError(f"{path} is damaged; search again in another folder") from None
-    wanted = json.loads(json.dumps(dict(settings)))
+    found, wanted = _stored_settings(folder), _as_stored(settings)
+    if found is None:
+        raise DataError(f"{path} is damaged; search again in another folder")
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if differing:
         raise UsageError(
@@ -192,12 +227,27 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def _stored_settings(folder: Path) -> dict[str, Any] | None:
+    """What the search was begun with; None where that is not to be read."""
+    try:
+        return dict(json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back: tuples are lists by then."""
+    return dict(json.loads(json.dumps(dict(settings))))
+
+
 def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
     watches = [watch_of(row["watch"]) for row in rows if row["watch"] is not None]
     return SearchSummary(
         prompts=len(rows),
         without_winner={row["id"]: row["problem"] for row in rows if row["winner"] is None},
         failed_judgements=sum(row["failed_judgements"] for row in rows),
+        failures=dict(sorted(sum((failures_in(row) for row in rows), Counter()).items())),
+        unread={row["id"]: failures_in(row)[UNREAD] for row in rows if failures_in(row)[UNREAD]},
         unanswered={row["id"]: unanswered_in(row) for row in rows if unanswered_in(row)},
         stated=sum((budget_of(row["stated"]) for row in rows), Budget()),
         spent=sum((budget_of(row["spent"]) for row in rows), Budget()),

@@ -1,6 +1,7 @@
 """Particles: pictures of one prompt are made side by side, and at chosen noise levels good ones replace bad ones.
 
-Steps are stochastic, so that copies go different ways; the last one is not, as it would leave noise in the picture.
+Steps are stochastic, so that copies go different ways, but for those that would leave noise in the picture: the last
+one, and others that step far down.
 With many particles the weighted candidates are a sample of the generator's distribution tilted by exp(strength times
 reward); with a few, it is a search.
 
@@ -23,7 +24,7 @@ from rewarddance.core.seeding import numpy_rng
 from rewarddance.generators.protocol import Generator
 from rewarddance.generators.sampling import largest_below_one
 from rewarddance.objectives.flow import ode_step, x0_prediction
-from rewarddance.objectives.sde import SdeNoise, sde_step
+from rewarddance.objectives.sde import SdeNoise, sde_step, stochastic_places
 from rewarddance.search.bench import DEFAULT_DRAWING, Bench, Drawing, nearest_step
 from rewarddance.search.budget import Budget
 from rewarddance.search.potentials import Potential, log_weights, resample, shares
@@ -183,7 +184,7 @@ def _next(
     settings: ParticleSettings,
 ) -> Float[Tensor, " particles *latent"]:
     sigma, lower = bench.sigmas[place], bench.sigmas[place + 1]
-    if place == bench.last - 1:
+    if place not in stochastic_places(bench.sigmas, settings.noise):
         return ode_step(latents, velocity, sigma, lower)
     step = sde_step(latents, velocity, sigma, lower, settings.noise, largest_below_one(bench.sigmas))
     return step.draw(bench.noise(bench.seeds(len(latents), "step", place)))

@@ -106,23 +106,24 @@ def make_references(
         on_progress: Called with the number of prompts that are done.
 
     Raises:
-        UsageError: The generation was begun with other settings.
+        UsageError: The generation was begun with other settings, or another process makes it.
         ModelError: The judge answers no more; of the prompt at hand, nothing is stored.
     """
-    attendance = Attendance()
     writer = ReferenceWriter(folder, asdict(settings), generation)
-    missing = writer.missing(prompts)
-    distinct = len({item.prompt for item in prompts})
-    for done, item in enumerate(missing, start=distinct - len(missing)):
-        _report(on_progress, done)
-        try:
-            references, images = hold_tournament(generate, model, item, settings, generation, attendance)
-        except ModelError:
-            writer.set_back(item.prompt)
-            raise
-        writer.add(references, images)
-    _report(on_progress, distinct)
-    return writer.finish(prompts, resumed=distinct - len(missing))
+    with writer.alone():
+        attendance = Attendance(has_answered=writer.has_answers)
+        missing = writer.missing(prompts)
+        distinct = len({item.prompt for item in prompts})
+        for done, item in enumerate(missing, start=distinct - len(missing)):
+            _report(on_progress, done)
+            try:
+                references, images = hold_tournament(generate, model, item, settings, generation, attendance)
+            except ModelError:
+                writer.set_back(item.prompt)
+                raise
+            writer.add(references, images)
+        _report(on_progress, distinct)
+        return writer.finish(prompts, resumed=distinct - len(missing))
 
 
 def reference_refresher(

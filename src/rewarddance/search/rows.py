@@ -1,13 +1,18 @@
 """A search as one line of JSON: everything but the pixels."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rewarddance.core.types import Status
 from rewarddance.data.prompts import PromptItem
+from rewarddance.rewards.chat_replies import FailureKind
 from rewarddance.search.budget import Budget
 from rewarddance.search.results import SearchResult
 from rewarddance.search.watch import Watch
+
+UNREAD = FailureKind.NO_ANSWER.value
 
 
 def row_of(
@@ -63,6 +68,17 @@ def row_of(
 def unanswered_in(row: Mapping[str, Any]) -> int:
     """Judgements of a stored row to which there was no answer; while there are any, the prompt counts as missing."""
     return int(row.get("unanswered_judgements", 0))
+
+
+def failures_in(row: Mapping[str, Any]) -> Counter[str]:
+    """How the candidates of a stored row failed: a status, or for the failures of a service their own name."""
+    failed = [one for one in row["candidates"] if one["status"] != Status.OK]
+    return Counter(_cause(one["status"], one["message"]) for one in failed)
+
+
+def _cause(status: str, message: str | None) -> str:
+    name = (message or "").partition(":")[0]
+    return name if status == Status.FAILED and name in set(FailureKind) else status
 
 
 def budget_of(values: Mapping[str, int]) -> Budget:

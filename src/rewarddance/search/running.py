@@ -8,7 +8,7 @@ from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.data.prompts import PromptItem
 from rewarddance.generators.protocol import Generator
 from rewarddance.search import best_of_n, particles, path_search
-from rewarddance.search.attendance import AttendedJudge
+from rewarddance.search.attendance import Attendance, AttendedJudge
 from rewarddance.search.bench import Drawing
 from rewarddance.search.best_of_n import BestOfNSettings, best_of_n_budget
 from rewarddance.search.budget import Budget
@@ -105,26 +105,27 @@ def run_searches(
 
     Raises:
         ModelError: The verifier or the judge answers no more; of the prompt at hand, nothing is stored.
+        UsageError: Another process searches in the folder.
     """
-    verifier = AttendedJudge(search.verifier.model)
-    judge = None if search.judge is None else AttendedJudge(search.judge)
-    search = replace(search, verifier=replace(search.verifier, model=verifier), judge=judge)
-    asked = [one.attendance for one in (verifier, judge) if one is not None]
-    distinct = len({item.prompt for item in prompts})
-    missing = writer.missing(prompts)
-    resumed = distinct - len(missing)
-    for done, item in enumerate(missing, start=resumed):
-        on_progress(done)
-        before = sum(one.unanswered for one in asked)
-        try:
-            result = search.run(item.prompt)
-            seen = _watched(search, result)
-        except ModelError:
-            writer.set_back(item.prompt)
-            raise
-        writer.add(item, result, seen, sum(one.unanswered for one in asked) - before)
-    on_progress(distinct)
-    return writer.finish(prompts, resumed)
+    with writer.alone():
+        verifier = AttendedJudge(search.verifier.model, Attendance(has_answered=writer.verifier_has_answered))
+        watching = Attendance(has_answered=writer.judge_has_answered)
+        judge = None if search.judge is None else AttendedJudge(search.judge, watching)
+        search = replace(search, verifier=replace(search.verifier, model=verifier), judge=judge)
+        distinct = len({item.prompt for item in prompts})
+        missing = writer.missing(prompts)
+        resumed = distinct - len(missing)
+        for done, item in enumerate(missing, start=resumed):
+            on_progress(done)
+            try:
+                result = search.run(item.prompt)
+                seen = _watched(search, result)
+            except ModelError:
+                writer.set_back(item.prompt)
+                raise
+            writer.add(item, result, seen, verifier.attendance.end_prompt() + watching.end_prompt())
+        on_progress(distinct)
+        return writer.finish(prompts, resumed)
 
 
 def _watched(search: Search, result: SearchResult) -> Watch | None:

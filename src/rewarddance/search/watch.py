@@ -103,11 +103,13 @@ def watch(
     plain = _plain(bench, result)
     gains: list[float | None] = [None, None]
     if result.winner is not None:
-        # The winner may itself be a plain picture: it is not held against itself.
-        others = [pixels for pixels in plain if is_whole(pixels) and not torch.equal(pixels, result.winner.pixels)]
+        whole = [pixels for pixels in plain if is_whole(pixels)]
+        # The winner may itself be a plain picture: against itself it gains nothing, and is not asked about. Without
+        # that nothing, it would be held against losers alone.
+        others = [pixels for pixels in whole if not torch.equal(pixels, result.winner.pixels)]
         asked = ((verifier.model, verifier.instruction), (judge, judge_instruction))
         gains = [
-            _gain(model, result.prompt, result.winner.pixels, others, instruction, bench.meter)
+            _gain(model, result.prompt, result.winner.pixels, others, len(whole), instruction, bench.meter)
             for model, instruction in asked
         ]
     made = [candidate.pixels for candidate in result.candidates]
@@ -159,6 +161,7 @@ def _gain(
     prompt: str,
     winner: Float[Tensor, "3 height width"],
     others: Sequence[Float[Tensor, "3 height width"]],
+    plain: int,
     instruction: str | Path | None,
     meter: Meter,
 ) -> float | None:
@@ -167,7 +170,7 @@ def _gain(
     meter.count(judgements=len(requests))
     rewards = [judgement.reward for judgement in model.judge(requests)]
     known = [reward for reward in rewards if reward is not None]
-    return sum(known) / len(known) if known and len(known) == len(rewards) else None
+    return sum(known) / plain if known and len(known) == len(rewards) else None
 
 
 def _diversity(pictures: Sequence[Float[Tensor, "3 height width"]]) -> float | None:

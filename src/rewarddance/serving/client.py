@@ -104,7 +104,7 @@ class ScoringClient:
             return list(threads.map(lambda request: self._judge(request, order_mode), requests))
 
     def rank(self, prompt: str, candidates: Sequence[MediaSource], instruction: str | None = None) -> Ranking:
-        """Candidates by pairwise win count; the single judgements stay on the service.
+        """Candidates by pairwise win count; the single judgements stay on the service, but for how many failed.
 
         Raises:
             RewardError: The service did not rank them.
@@ -114,14 +114,17 @@ class ScoringClient:
         reply = self._ask("/v1/rank", body)
         if reply.status != http.client.OK:
             raise RewardError(f"{self.url} did not rank: {reply.code}")
-        places, wins, rewards = (reply.body.get(name) for name in ("order", "wins", "rewards"))
+        places, wins, rewards, failed = (
+            reply.body.get(name) for name in ("order", "wins", "rewards", "failed_comparisons")
+        )
         if not (isinstance(places, list) and sorted(places) == list(range(len(candidates)))):
             raise RewardError(f"{self.url} answered with a ranking of other candidates")
-        if not (_are_numbers(wins, len(candidates)) and _are_numbers(rewards, len(candidates))):
+        has_numbers = _are_numbers(wins, len(candidates)) and _are_numbers(rewards, len(candidates))
+        if not has_numbers or not isinstance(failed, int):
             raise RewardError(f"{self.url} answered with something that is not a ranking")
         assert isinstance(wins, list)
         assert isinstance(rewards, list)
-        return Ranking(tuple(places), tuple(wins), tuple(rewards), ())
+        return Ranking(tuple(places), tuple(wins), tuple(rewards), (), failed)
 
     def is_ready(self) -> bool:
         """Whether the service takes requests; asked once, without patience."""

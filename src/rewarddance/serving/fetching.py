@@ -8,6 +8,7 @@ redirects, proxies and compressed answers do not exist.
 
 import http.client
 import ipaddress
+import math
 import re
 import socket
 import ssl
@@ -75,6 +76,7 @@ class Fetcher:
         allowed: The only origins; empty fetches nothing.
         max_bytes: Of one medium.
         seconds: For everything, from the first look-up to the last byte.
+        ends_at: When whoever asked for the medium gives up, on the monotonic clock.
         resolve: Host and port to IP addresses.
         connect: IP address, port and seconds to a socket.
     """
@@ -82,6 +84,7 @@ class Fetcher:
     allowed: frozenset[Origin] = frozenset()
     max_bytes: int = 12 * 2**20
     seconds: float = 10.0
+    ends_at: float = math.inf
     resolve: Callable[[str, int], Sequence[str]] = resolve
     connect: Callable[[str, int, float], socket.socket] = connect
 
@@ -89,7 +92,7 @@ class Fetcher:
         """The bytes behind an address; blocks.
 
         Raises:
-            RefusedError: Not on the list, not public, or no plain answer of the right size in time.
+            RefusedError: Not on the list, not public, no plain answer of the right size in time, or `ends_at` is over.
         """
         found = _ADDRESS.fullmatch(address) if len(address) <= _MAX_ADDRESS_LENGTH else None
         if found is None:
@@ -97,11 +100,12 @@ class Fetcher:
         origin = Origin(found[1], found[2], int(found[3] or _PORTS[found[1]]))
         if origin not in self.allowed:
             raise RefusedError(RefusalCode.MEDIA_HOST_NOT_ALLOWED)
-        deadline = time.monotonic() + self.seconds
+        deadline = min(time.monotonic() + self.seconds, self.ends_at)
         try:
             return self._get(origin, self._checked_address(origin), found[4] or "/", deadline)
         except (OSError, http.client.HTTPException, ValueError):
-            raise RefusedError(RefusalCode.MEDIA_FETCH_FAILED) from None
+            is_over = time.monotonic() >= self.ends_at
+            raise RefusedError(RefusalCode.DEADLINE_EXCEEDED if is_over else RefusalCode.MEDIA_FETCH_FAILED) from None
 
     def _checked_address(self, origin: Origin) -> str:
         addresses = self.resolve(origin.host, origin.port)

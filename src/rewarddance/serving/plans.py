@@ -1,6 +1,8 @@
 """From the body of a request to work for the engine: typed, counted, and with every header of every medium checked."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +18,7 @@ from rewarddance.serving.schemas import ChatBody, ChatMessage, JudgeBody, RankBo
 from rewarddance.serving.work import ChatPiece, ChatWork, JudgeWork, RankWork, Work
 
 _Some = TypeVar("_Some", bound=BaseModel)
+_Reader = Callable[[str, str], bytes]
 
 _COMMAS_OF_STRUCTURE = 1_024
 """Between the values of a body: a hundred at most; the rest stand in a prompt."""
@@ -42,11 +45,13 @@ class Planner:
         engine: Of the model that the plans are for.
         limits: Counts and sizes.
         fetcher: For media that are addresses.
+        started: When the body was there, on the monotonic clock; a client's deadline counts from then.
     """
 
     engine: EngineFacts
     limits: ServiceLimits
     fetcher: Fetcher
+    started: float = math.inf
 
     def judge(self, body: Body) -> Plan:
         """The plan of `/v1/judge`.
@@ -60,9 +65,10 @@ class Planner:
             raise RefusedError(RefusalCode.TOO_MANY_MEDIA, "reference_images")
         if self.engine.needs_reference and not asked.reference_images:
             raise RefusedError(RefusalCode.REFERENCE_REQUIRED, "reference_images")
-        candidate = self._medium(asked.candidate, body, "candidate")
-        references = tuple(self._medium(one, body, "reference_images") for one in asked.reference_images)
-        source = None if asked.source_media is None else self._medium(asked.source_media, body, "source_media")
+        medium = self._reader(asked.deadline_seconds, body)
+        candidate = medium(asked.candidate, "candidate")
+        references = tuple(medium(one, "reference_images") for one in asked.reference_images)
+        source = None if asked.source_media is None else medium(asked.source_media, "source_media")
         request = JudgementRequest(
             asked.prompt,
             candidate,
@@ -78,7 +84,8 @@ class Planner:
         self._check_words(asked.prompt, asked.instruction)
         if len(asked.candidates) > self.limits.max_candidates:
             raise RefusedError(RefusalCode.TOO_MANY_MEDIA, "candidates")
-        candidates = tuple(self._medium(one, body, "candidates") for one in asked.candidates)
+        medium = self._reader(asked.deadline_seconds, body)
+        candidates = tuple(medium(one, "candidates") for one in asked.candidates)
         return Plan(RankWork(asked.prompt, candidates, asked.instruction), asked.deadline_seconds)
 
     def chat(self, body: Body) -> Plan:
@@ -87,7 +94,7 @@ class Planner:
         is_one_user_turn = len(asked.messages) == 1 and asked.messages[0].role == "user"
         if not (self.engine.can_chat and is_one_user_turn and asked.n == 1 and not asked.stream):
             raise RefusedError(RefusalCode.UNSUPPORTED)
-        pieces = self._pieces(asked.messages[0], body)
+        pieces = self._pieces(asked.messages[0], self._reader(asked.deadline_seconds, body))
         if sum(len(piece) for piece in pieces if isinstance(piece, str)) > self.limits.max_prompt_characters:
             raise RefusedError(RefusalCode.TOO_LONG, "messages")
         work = ChatWork(
@@ -100,19 +107,22 @@ class Planner:
         )
         return Plan(work, asked.deadline_seconds)
 
-    def _pieces(self, message: ChatMessage, body: Body) -> tuple[ChatPiece, ...]:
+    def _pieces(self, message: ChatMessage, medium: _Reader) -> tuple[ChatPiece, ...]:
         if isinstance(message.content, str):
             return (message.content,)
         images = [part for part in message.content if not isinstance(part, TextPart)]
         if len(images) > self.limits.max_chat_media:
             raise RefusedError(RefusalCode.TOO_MANY_MEDIA, "messages")
         return tuple(
-            part.text if isinstance(part, TextPart) else self._medium(part.image_url.url, body, "messages")
+            part.text if isinstance(part, TextPart) else medium(part.image_url.url, "messages")
             for part in message.content
         )
 
-    def _medium(self, reference: str, body: Body, field: str) -> bytes:
-        return read_medium(reference, body.parts, self.limits.media, self.fetcher, field)
+    def _reader(self, seconds: float | None, body: Body) -> _Reader:
+        """Reads the media of a body, addresses only until the client gives up."""
+        allowed = min(seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
+        fetcher = replace(self.fetcher, ends_at=self.started + allowed)
+        return lambda reference, field: read_medium(reference, body.parts, self.limits.media, fetcher, field)
 
     def _check_words(self, prompt: str, instruction: str | None) -> None:
         if len(prompt) > self.limits.max_prompt_characters:

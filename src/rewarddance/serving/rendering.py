@@ -33,7 +33,7 @@ def rank_answer(answer: Answer, model: str) -> Mapping[str, object]:
         "order": list(answer.order),
         "wins": list(answer.wins),
         "rewards": list(answer.rewards),
-        "failed_comparisons": sum(not judgement.is_ok for judgement in answer.judgements),
+        "failed_comparisons": answer.failed_judgements,
         "model": model,
     }
 

@@ -23,8 +23,8 @@ from rewarddance.serving.request_ids import request_id_of
 from rewarddance.serving.work import media_bytes_of
 from rewarddance.serving.work_queue import WorkQueue
 
-# Header checks are short; two threads keep a slow one (an animation of many frames) from holding up the others.
-_PLANNING_THREADS = 2
+# Header checks are short; what takes longer (an animation of many frames, a slow address) must not hold up the others.
+_PLANNING_THREADS = 16
 _STUCK_DEADLINES = 4
 _CLIENT_HUNG_UP = 499
 
@@ -122,12 +122,16 @@ class Service:
         request_id = request_id_of(request)
         with self._budget.lease() as lease:
             body = await read_body(request, self.limits, lease)
-            planner = Planner(engine, self.limits, self.fetcher)
+            started = time.monotonic()
+            planner = Planner(engine, self.limits, self.fetcher, started)
             with queue.place():
                 planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
             # Media that were fetched did not come with the body, and are paid for as well.
             lease.take(max(0, media_bytes_of(planned.work) - len(body.raw)))
-            seconds = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
+            allowed = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
+            seconds = started + allowed - time.monotonic()
+            if seconds <= 0:
+                raise RefusedError(RefusalCode.DEADLINE_EXCEEDED)
 
             async def compute() -> Answer:
                 return await queue.answer(planned.work, seconds)

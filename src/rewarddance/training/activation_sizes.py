@@ -13,8 +13,15 @@ _VALUES_PER_TOKEN_AND_WIDTH = 17
 
 Source: Korthikanti et al., arXiv:2205.05198, section 4.1: 34 bytes in 16 bit, without the attention matrix.
 """
-_VALUES_PER_RESNET = 6
+_MAPS_PER_RESNET = 6
 """Maps that one residual block of a decoder keeps: input, and of each half the norm, the activation and the output."""
+_FLOAT_SHARE = 1.75
+"""Autocast takes the norms of a decoder in float32: what a value in 16 bit comes to on average."""
+_MAPS_HELD: Mapping[str, int] = {"block_out_channels": 5, "dim_mult": 9}
+"""Maps of the largest block that are there at once without gradient; a decoder of videos pads each in time as well.
+
+Measured by the live bytes of the decoders of Stable Diffusion 3 and Qwen-Image on tensors without storage.
+"""
 _PROMPT_TOKENS: Mapping[str, int] = {
     "StableDiffusion3Pipeline": 77 + 256,
     "FluxPipeline": 512,
@@ -83,12 +90,22 @@ def decoder_values(vae: Mapping[str, Any], side: Side, is_checkpointed: bool, ha
     else:
         return 0
     # The first width belongs to the full size; each further one to half the side of the one before. A block works at
-    # its size on what comes from the coarser one, so the coarser one's width counts at first.
-    maps = [width * (side.height >> level) * (side.width >> level) for level, width in enumerate(channels)]
+    # its size on what comes from the coarser one: that one's width counts for half of its first residual block, and
+    # for the map before and after its enlargement.
+    pixels = [(side.height >> level) * (side.width >> level) for level in range(len(channels))]
+    before = [*channels[1:], channels[-1]]
+    kind = "dim_mult" if "dim_mult" in vae else "block_out_channels"
     if not has_gradient:
-        return 3 * max(maps)
-    kept = [resnets * _VALUES_PER_RESNET * values for values in maps]
-    return sum(maps) + max(kept) if is_checkpointed else sum(kept)
+        return _MAPS_HELD[kind] * max(width * size for width, size in zip(before, pixels, strict=True))
+    half = _MAPS_PER_RESNET // 2
+    kept = [
+        int(_FLOAT_SHARE * size * (half * (wide + width) + (resnets - 1) * _MAPS_PER_RESNET * width + 2 * wide))
+        for wide, width, size in zip(before, channels, pixels, strict=True)
+    ]
+    # A decoder without checkpoints of its own is one as a whole: in the backward pass all of it is there.
+    is_in_parts = is_checkpointed and kind == "block_out_channels"
+    inputs = sum(width * size for width, size in zip(before, pixels, strict=True))
+    return inputs + max(kept) if is_in_parts else sum(kept)
 
 
 def judge_values(

@@ -20,7 +20,7 @@ from rewarddance.training.alignment_start import start_alignment
 from rewarddance.training.device_memory import full_memory_in_words
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
-from rewarddance.training.memory_plan import memory_advice
+from rewarddance.training.memory_plan import advice_for_resume
 from rewarddance.training.pause_points import reached
 from rewarddance.training.reward_signal import RewardSignal
 from rewarddance.training.stop_signal import stop_on_sigterm
@@ -96,7 +96,7 @@ def align(
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
     """
-    with full_memory_in_words(memory_advice(config)):
+    with full_memory_in_words(advice_for_resume(config)):
         run = start_alignment(
             config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
         )

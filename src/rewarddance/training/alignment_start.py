@@ -8,6 +8,7 @@ from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, FlowGrpoConfig, ReflConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.generators.protocol import Generator
+from rewarddance.objectives.sde import SdeNoise, stochastic_places
 from rewarddance.training.alignment_evaluation import Evaluation
 from rewarddance.training.alignment_inputs import (
     configured_generator,
@@ -115,8 +116,12 @@ def _check_steps(bench: Workbench) -> None:
     method, steps = bench.config.method, len(bench.sigmas) - 1
     if isinstance(method, DraftConfig) and method.last_steps > steps:
         raise UsageError(f"method.last_steps is {method.last_steps}, and there are only {steps} denoising steps")
-    if isinstance(method, FlowGrpoConfig) and (method.stochastic_steps or 1) > steps - 1:
-        raise UsageError(
-            f"method.stochastic_steps is {method.stochastic_steps or 'all'}, and of {steps} denoising steps "
-            f"at most {steps - 1} can be stochastic: the last one would leave noise in the picture"
-        )
+    if isinstance(method, FlowGrpoConfig):
+        noise = SdeNoise(method.noise, method.noise_level)
+        possible = len(stochastic_places(bench.sigmas, noise))
+        if (method.stochastic_steps or 1) > possible:
+            raise UsageError(
+                f"method.stochastic_steps is {method.stochastic_steps or 'all'}, and of {steps} denoising steps "
+                f"at most {possible} can be stochastic: the others would leave noise in the picture; set "
+                "method.noise cps, a lower method.noise_level, or more denoising steps"
+            )

@@ -13,7 +13,7 @@ def full_memory_in_words(advice: Sequence[str]) -> Iterator[None]:
     """Inside, PyTorch's error becomes ours.
 
     Args:
-        advice: Settings that need less memory, in words.
+        advice: Settings that need less memory and that a run may be resumed with, in words.
 
     Raises:
         DeviceMemoryError: The memory is full.
@@ -22,6 +22,8 @@ def full_memory_in_words(advice: Sequence[str]) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
-            f"the GPU ran out of memory; what needs less: {'; '.join(advice) or 'smaller pictures, or a larger GPU'}; "
-            "--resume takes another gradient_checkpointing or batch_size, all else needs a new run"
+            f"the GPU ran out of memory; --resume with what needs less: {'; '.join(advice)}"
+            if advice
+            else "the GPU ran out of memory, with the settings that need least; a new run with adapters (lora) or "
+            "smaller pictures needs less, or a larger GPU"
         ) from error

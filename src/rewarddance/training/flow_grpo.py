@@ -4,7 +4,7 @@ Source:
     Flow-GRPO, arXiv:2505.05470; a window of stochastic steps as in MixGRPO, arXiv:2507.21802; one initial noise for a
     group as in DanceGRPO, arXiv:2505.07818.
     Differs: the divergence from the reference policy is exact, step size included; advantages have a floor under their
-    spread; the last step is never stochastic, so that no noise is left in the pictures that are judged.
+    spread; a step that would leave noise in the pictures that are judged is never stochastic (`stochastic_places`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from rewarddance.generators.protocol import Conditions
 from rewarddance.generators.sampling import Trajectory, largest_below_one, sample_sde
 from rewarddance.objectives.group_relative import clipped_ratio_loss, group_advantages
 from rewarddance.objectives.kl import step_kl
-from rewarddance.objectives.sde import SdeNoise, SdeStep, log_prob, sde_step
+from rewarddance.objectives.sde import SdeNoise, SdeStep, log_prob, sde_step, stochastic_places
 from rewarddance.training.pause_points import reached
 from rewarddance.training.prompt_draws import Draw
 from rewarddance.training.regulariser import velocity_pull
@@ -83,8 +83,8 @@ class FlowGrpo:
         return _Rollout(draw, conditions, trajectory, values)
 
     def _window(self, optimizer_step: int) -> range:
-        """Which steps are stochastic; the last one of all never is."""
-        possible = len(self._bench.sigmas) - 2
+        """Which steps are stochastic; none that leaves noise in the picture."""
+        possible = len(stochastic_places(self._bench.sigmas, self._noise))
         length = min(self._settings.stochastic_steps or possible, possible)
         rng = numpy_rng(self._bench.config.seed, "stochastic steps", optimizer_step)
         start = int(rng.integers(possible - length + 1))

@@ -14,6 +14,8 @@ import torch
 from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
 from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, ReflConfig
 from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.generators.decoding import pictures_decoded_at_once
+from rewarddance.rewards.backbones.kept_states import bytes_kept
 from rewarddance.training.activation_sizes import (
     Side,
     decoder_values,
@@ -57,8 +59,9 @@ class MemoryPart:
         trained: How many numbers learn, adapters included.
         weights: Frozen weights.
         learning: Weights that learn in float32, their gradients and the optimizer's state.
-        copies: Reference policy and averaged weights.
+        copies: Reference policy, averaged weights, and what autocast holds of weights that learn.
         activations: Estimate for the larger of an update and an evaluation.
+        kept: The most that is kept of reference images which have been read.
     """
 
     name: str
@@ -68,11 +71,12 @@ class MemoryPart:
     learning: int
     copies: int
     activations: int
+    kept: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.learning + self.copies + self.activations
+        return self.weights + self.learning + self.copies + self.activations + self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +119,15 @@ def plan_memory(
     frozen = compute if config.generator.dtype == "auto" else _DTYPES[config.generator.dtype].itemsize
     side, parts = _generator_parts(config, generator, frozen, compute)
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    kept = 0 if config.references.folder is None else bytes_kept(memory)
     for model, is_proxy in [*((model, True) for model in rewards), *((model, False) for model in judges)]:
         files = stored_files(model.location, model.revision)
         values = _reward_values(config, read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
         parameters = parameters_in(tensor_shapes(files))
         name = f"{'reward' if is_proxy else 'judge'} {model.name}"
         activations = values * config.batch_size * compute
-        parts.append(MemoryPart(name, parameters, 0, parameters * compute, 0, 0, activations))
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        parts.append(MemoryPart(name, parameters, 0, parameters * compute, 0, 0, activations, kept))
     return MemoryPlan(tuple(parts), memory, memory_advice(config))
 
 
@@ -179,20 +184,22 @@ def _generator_parts(
     evaluated = config.evaluation_batch_size or config.batch_size
     seen = passes_per_step(pipeline, chosen.guidance) * evaluated
     values = max(values, seen * transformer_values(pipeline, transformer, vae, side, is_checkpointed=True))
-    parts = [_velocity_network(config, tensor_shapes(files, "transformer"), frozen, values * compute)]
+    parts = [_velocity_network(config, tensor_shapes(files, "transformer"), frozen, compute, values * compute)]
     for name, home in index.items():
         is_model = isinstance(home, list) and home[0] is not None and name != "transformer"
         if is_model and read_settings(files, f"{name}/config.json"):
             parameters = parameters_in(tensor_shapes(files, name))
             held = 0
             if name == "vae":
-                held = decoder_values(vae, side, is_checkpointed, has_gradient) * config.batch_size
-                held = max(held, decoder_values(vae, side, is_checkpointed, has_gradient=False) * evaluated)
+                held = decoder_values(vae, side, is_checkpointed, has_gradient)
+                held *= config.batch_size if has_gradient else 1
+                at_once = min(evaluated, pictures_decoded_at_once(side.height, side.width))
+                held = max(held, decoder_values(vae, side, is_checkpointed, has_gradient=False) * at_once)
             parts.append(MemoryPart(name.replace("_", " "), parameters, 0, parameters * frozen, 0, 0, held * compute))
     return side, parts
 
 
-def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activations: int) -> MemoryPart:
+def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, compute: int, activations: int) -> MemoryPart:
     parameters, lora = parameters_in(shapes), config.generator.lora
     own = {name: shape for name, shape in shapes.items() if name != _NOT_LEARNED}
     trained = parameters_in(own) if lora is None else adapter_parameters(shapes, lora)
@@ -208,21 +215,33 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, activati
         trained=trained,
         weights=kept * frozen,
         learning=trained * _LEARNED_COPIES * _FLOAT,
-        copies=copies * trained * _FLOAT,
+        copies=copies * trained * _FLOAT + (trained * compute if compute < _FLOAT else 0),
         activations=activations,
     )
 
 
 def memory_advice(config: AlignConfig) -> tuple[str, ...]:
-    """Settings that would save memory, in words."""
+    """Settings that would save memory, in words: what `--resume` takes, then what needs a new run."""
+    return (*advice_for_resume(config), *_advice_for_a_new_run(config))
+
+
+def advice_for_resume(config: AlignConfig) -> tuple[str, ...]:
+    """Settings that would save memory and that a run may be resumed with."""
+    advice = []
+    if not config.generator.gradient_checkpointing:
+        advice.append("generator.gradient_checkpointing=true computes activations again instead of keeping them")
+    if config.batch_size > 1:
+        advice.append("batch_size=1 with a higher gradient_accumulation keeps the step and divides the activations")
+    if (config.evaluation_batch_size or config.batch_size) > 1:
+        advice.append("evaluation_batch_size=1 makes the pictures of an evaluation one by one")
+    return tuple(advice)
+
+
+def _advice_for_a_new_run(config: AlignConfig) -> tuple[str, ...]:
     advice = []
     if config.generator.lora is None:
         advice.append("generator.lora trains adapters instead of every weight")
-    if not config.generator.gradient_checkpointing:
-        advice.append("generator.gradient_checkpointing=true computes activations again instead of keeping them")
     is_climbed = isinstance(config.method, ReflConfig | DraftConfig)
     if is_climbed and config.references.count > 1 and config.references.combine in _ONE_BY_ONE:
         advice.append("references.combine=random asks about one reference image a step instead of all")
-    if config.batch_size > 1:
-        advice.append("batch_size=1 with a higher gradient_accumulation keeps the step and divides the activations")
     return tuple(advice)

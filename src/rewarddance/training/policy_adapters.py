@@ -70,10 +70,18 @@ class PolicyAdapters:
                 layer._disable_adapters = False
 
     def save(self, folder: Path) -> None:
-        """Write the adapters alone, in float32, as diffusers' `load_lora_weights` reads them."""
+        """Write the adapters alone, in float32, as diffusers' `load_lora_weights` reads them.
+
+        Their scale is in the weights, and alpha equals the rank, as readers that know of no metadata take for granted.
+        """
+        scale = self._config.lora_alpha / self._config.r
         state = peft.get_peft_model_state_dict(self._module, adapter_name=_NAME)
-        tensors = {f"{_PREFIX}.{name}": value.float().cpu().contiguous() for name, value in state.items()}
-        told = {f"{_PREFIX}.{key}": value for key, value in _plain(asdict(self._config)).items()}
+        tensors = {
+            f"{_PREFIX}.{name}": (value.float() * (scale if "lora_B" in name else 1.0)).cpu().contiguous()
+            for name, value in state.items()
+        }
+        settings = _plain(asdict(self._config)) | {"lora_alpha": self._config.r}
+        told = {f"{_PREFIX}.{key}": value for key, value in settings.items()}
         metadata = {"format": "pt", _METADATA: json.dumps(told, sort_keys=True)}
         safetensors.torch.save_file(tensors, folder / _FILE, metadata=metadata)
 

@@ -131,8 +131,6 @@ def _learned(run: Run, on_step: Callable[[StepReport], None] | None) -> RunProgr
 
 def _memory_advice(config: TrainConfig) -> list[str]:
     advice = []
-    if config.model.lora is None:
-        advice.append("model.lora trains adapters instead of every weight")
     if not config.model.gradient_checkpointing:
         advice.append("model.gradient_checkpointing=true computes activations again instead of keeping them")
     if config.batch_size > 1:

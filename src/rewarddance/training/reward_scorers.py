@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import RewardError, UsageError
 from rewarddance.core.types import Judgement, JudgementRequest
 from rewarddance.rewards.checkpointed_layers import checkpoint_layers
 from rewarddance.rewards.protocol import ReferenceMode, RewardModel
@@ -73,6 +73,10 @@ class Reward(Protocol):
     def is_differentiable(self) -> bool:
         """Whether its gradient reaches the pixels."""
 
+    @property
+    def keeps_time(self) -> bool:
+        """Whether it has deadlines and tries of its own; then it is asked once, and waited for."""
+
     def ask(
         self,
         pixels: Float[Tensor, "batch channels height width"],
@@ -107,6 +111,11 @@ class ModelReward:
     def is_differentiable(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def keeps_time(self) -> bool:
+        """Never."""
+        return False
 
     def ask(
         self,
@@ -159,6 +168,11 @@ class ScorerReward:
         """Never."""
         return False
 
+    @property
+    def keeps_time(self) -> bool:
+        """Never."""
+        return False
+
     def ask(
         self,
         pixels: Float[Tensor, "batch channels height width"],
@@ -179,6 +193,7 @@ class JudgeReward:
         weight: Share in the combined reward.
         instruction: Name or file of criteria; None for the judge's own.
         needs_references: Whether samples are judged against reference images; several are shown in one question.
+        keeps_time: Whether the judge has deadlines and tries of its own, as a client of a service has.
     """
 
     name: str
@@ -186,6 +201,7 @@ class JudgeReward:
     weight: float = 1.0
     instruction: str | Path | None = None
     needs_references: bool = True
+    keeps_time: bool = False
 
     @property
     def is_differentiable(self) -> bool:
@@ -201,7 +217,7 @@ class JudgeReward:
         """Log-odds of each sample.
 
         Raises:
-            ValueError: A judgement has none; says why.
+            RewardError: A judgement has none; says why.
         """
         shown = [None] * len(prompts) if references is None else [_images(one) for one in references]
         requests = [
@@ -252,7 +268,8 @@ def _images(shown: Shown) -> Image.Image | tuple[Image.Image, ...]:
 
 def _reward_of(judgement: Judgement) -> float:
     if judgement.reward is None:
-        raise ValueError(f"a judgement is {judgement.status.value}: {judgement.message}")
+        # Whoever judges has tried again already, where that could help.
+        raise RewardError(f"a judgement is {judgement.status.value}: {judgement.message}")
     return judgement.reward
 
 

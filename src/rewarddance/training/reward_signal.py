@@ -52,6 +52,8 @@ __all__ = [
     "reward_from_model",
 ]
 
+_ONCE = Patience(deadline_seconds=None, tries=1)
+
 
 @dataclass(frozen=True, slots=True)
 class RewardValues:
@@ -87,7 +89,7 @@ class RewardSignal:
                 other is normalised first.
             normalisation: How several rewards come to one scale.
             references: How several reference images make one reward.
-            patience: Deadline and tries of every call.
+            patience: Deadline and tries of every call, but of rewards that keep time themselves.
             seed: Decides which reference is picked, where one is picked at random.
 
         Raises:
@@ -228,13 +230,14 @@ class RewardSignal:
         optimizer_step: int,
     ) -> Tensor:
         """Values of one reward on the device of the pixels."""
+        patience = _ONCE if reward.keeps_time else self._patience
         if not reward.needs_references:
-            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, None), prompts, self._patience)
+            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, None), prompts, patience)
             return answer.to(pixels.device)
         own = required_references(prompts, references, reward.name)
         if self._use.combine == "together":
             sets = [pixels_together(images, prompt) for images, prompt in zip(own, prompts, strict=True)]
-            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, sets), prompts, self._patience)
+            answer = ask_patiently(reward.name, lambda: reward.ask(pixels, prompts, sets), prompts, patience)
             return answer.to(pixels.device)
         rows: list[int] = []
         images: list[Tensor] = []
@@ -244,7 +247,7 @@ class RewardSignal:
                 images.append(reference_pixels(own[row][place]))
         asked = [prompts[row] for row in rows]
         shown = pixels if rows == list(range(len(prompts))) else pixels[rows]
-        answers = ask_patiently(reward.name, lambda: reward.ask(shown, asked, images), asked, self._patience)
+        answers = ask_patiently(reward.name, lambda: reward.ask(shown, asked, images), asked, patience)
         places = torch.tensor(rows, device=answers.device)
         combined = [combine_references(answers[places == row], self._use) for row in range(len(prompts))]
         return torch.stack(combined).to(pixels.device)

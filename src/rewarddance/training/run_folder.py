@@ -29,6 +29,8 @@ _FREE_TO_CHANGE = {
     "generator.gradient_checkpointing",
     "rewards[].service.api_key_env",
     "rewards[].service.concurrency",
+    "rewards[].service.tries",
+    "rewards[].service.deadline_seconds",
     "rewards[].service.parity",
     "rewards[].service.parity_limit",
 }

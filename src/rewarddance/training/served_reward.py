@@ -29,6 +29,8 @@ def connected_reward(reward: RewardConfig, service: ServiceConfig) -> RemoteRewa
             model=service.served_model,
             api_key_env=service.api_key_env,
             concurrency=service.concurrency,
+            tries=service.tries,
+            deadline_seconds=service.deadline_seconds,
             request_fields=service.request_fields,
         ),
         reward.model,
@@ -43,4 +45,5 @@ def served_reward(
     model: RemoteRewardModel, name: str, weight: float = 1.0, instruction: str | Path | None = None
 ) -> JudgeReward:
     """A served model as a black-box reward; only a pairwise one is shown reference images."""
-    return JudgeReward(name, model.judge, weight, instruction, needs_references=model.kind == "pairwise")
+    needs_references = model.kind == "pairwise"
+    return JudgeReward(name, model.judge, weight, instruction, needs_references, keeps_time=True)

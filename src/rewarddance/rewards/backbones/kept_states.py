@@ -96,6 +96,15 @@ def bytes_on_gpu(total: int) -> int:
     return min(_GPU_BYTES, total // _GPU_SHARE)
 
 
+def bytes_kept(gpu_bytes: int | None) -> int:
+    """The most that one engine keeps: features of images, and keys and values, of a bound each.
+
+    Args:
+        gpu_bytes: Memory of the GPU; None for a model on the CPU.
+    """
+    return 2 * (_CPU_BYTES if gpu_bytes is None else bytes_on_gpu(gpu_bytes))
+
+
 class WeightWatch:
     """Notices when a model's weights have changed, or the precision that it computes in.
 

@@ -225,9 +225,12 @@ class _Planner:
         is_live = any(self._pictures.digests[number] is None for number in numbers) or any(
             self.passages[number].is_live for number in sees
         )
+        is_passing = any(self._pictures.known[number].is_passing for number in numbers) or any(
+            self.passages[number].key is None for number in sees
+        )
         content = self._content(codes, positions, sees)
         # Where a passage begins is not in its content: the same text may be cut elsewhere in another call.
-        key = None if is_live or is_final else content.digest() + start.to_bytes(8, "little")
+        key = None if is_live or is_passing or is_final else content.digest() + start.to_bytes(8, "little")
         number = len(self.passages)
         self.passages.append(Passage(codes, positions, sees, key, is_live))
         self._contents.append(content)

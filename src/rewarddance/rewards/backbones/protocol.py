@@ -35,11 +35,13 @@ class Picture:
         tokens: How many image tokens it takes in the question.
         grid: `(frames, rows, columns)` of patches for families with such a grid; the `(rows, columns)` of tiles
             otherwise.
+        is_passing: Whether it will not be asked about again, as what a policy has just made; nothing of it is kept.
     """
 
     pixel_values: Tensor
     tokens: int
     grid: tuple[int, ...]
+    is_passing: bool = False
 
 
 Part = str | Picture

@@ -66,6 +66,18 @@ class ScoringEngine:
             self.features.clear()
             self.states.clear()
         plan = self.plan(questions, layout, is_blocks)
+        try:
+            return self._answered(plan, layout)
+        except torch.OutOfMemoryError:
+            if not (self.features.nbytes or self.states.nbytes):
+                raise
+        # What is kept for later must not be what the work of now lacks.
+        self.features.clear()
+        self.states.clear()
+        torch.cuda.empty_cache()
+        return self._answered(plan, layout)
+
+    def _answered(self, plan: PassagePlan, layout: Layout) -> Float[Tensor, "questions width"]:
         features = self._picture_features(plan, layout)
         answers = self._read(plan, features)
         return torch.stack([answers[number] for number in plan.answers])
@@ -156,7 +168,8 @@ class ScoringEngine:
                 digest = plan.digests[number]
                 if digest is not None:
                     found[number] = _copied(one)
-                    self.features.keep(digest, found[number])
+                    if not plan.pictures[number].is_passing:
+                        self.features.keep(digest, found[number])
         return [found[number] for number in range(len(plan.pictures))]
 
     def _encode_pictures(self, pictures: Sequence[Picture], layout: Layout) -> list[PictureFeatures]:
