@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.generators.loading import load_generator
+from rewarddance.rewards.backbones.kept_states import bytes_beside_training
 from rewarddance.training.activation_sizes import (
     Side,
     decoder_values,
@@ -134,6 +135,15 @@ def test_a_climbed_reward_keeps_activations_for_every_reference_that_it_is_asked
     assert kept(3, "random") == kept(1)
     # One question with all of them is longer, but text and candidate stand in it once.
     assert kept(1) < kept(3, "together") < kept(3)
+
+
+def test_what_is_kept_of_reference_images_is_planned_for(generator: Path, judge: Path):
+    with_references = plan_of(generator, judge, references={"folder": "references"})
+    most = 2 * bytes_beside_training(None)
+    assert [part(with_references, name).kept for name in ("reward tiny", "judge tiny", "vae")] == [most, most, 0]
+    assert part(plan_of(generator, judge), "reward tiny").kept == 0
+    assert bytes_beside_training(80 * 2**30) == 2**30
+    assert bytes_beside_training(8 * 2**30) == 2**29
 
 
 def test_checkpointing_reaches_the_rewards(generator: Path, judge: Path):

@@ -15,6 +15,8 @@ from rewarddance.data.prompts import read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.protocol import Generator
+from rewarddance.rewards.backbones.kept_states import bytes_beside_training
+from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
 from rewarddance.rewards.instructions import instruction_argument
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.paradigm import Paradigm
@@ -57,7 +59,7 @@ def reward_models(config: AlignConfig) -> list[RewardModel | RemoteRewardModel]:
     """
     # A service is asked first: that is quick, and its refusal saves loading the others.
     served = [None if one.service is None else connected_reward(one, one.service) for one in config.rewards]
-    return [model or load_reward_model(reward.model) for model, reward in zip(served, config.rewards, strict=True)]
+    return [model or _loaded(reward.model) for model, reward in zip(served, config.rewards, strict=True)]
 
 
 def configured_reward(
@@ -97,7 +99,17 @@ def judge_models(config: AlignConfig) -> list[RewardModel]:
     Raises:
         ModelError: One cannot be loaded.
     """
-    return [load_reward_model(judge.model) for judge in config.judges]
+    return [_loaded(judge.model) for judge in config.judges]
+
+
+def _loaded(location: str) -> RewardModel:
+    """A model that judges beside a generator that learns, and leaves it room on the GPU."""
+    model = load_reward_model(location)
+    device = next(model.module.parameters()).device
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    if isinstance(model.backbone, VisionLanguageBackbone):
+        model.backbone.engine.keep_at_most(bytes_beside_training(memory))
+    return model
 
 
 def shows_references(reward: RewardSignal, judges: Sequence[RewardModel]) -> bool:

@@ -15,7 +15,7 @@ from rewarddance.config.alignment import AlignConfig, GeneratorLoraConfig
 from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, ReflConfig
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.generators.decoding import pictures_decoded_at_once
-from rewarddance.rewards.backbones.kept_states import bytes_kept
+from rewarddance.rewards.backbones.kept_states import bytes_beside_training
 from rewarddance.training.activation_sizes import (
     Side,
     decoder_values,
@@ -120,7 +120,7 @@ def plan_memory(
     side, parts = _generator_parts(config, generator, frozen, compute)
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    kept = 0 if config.references.folder is None else bytes_kept(memory)
+    kept = 0 if config.references.folder is None else 2 * bytes_beside_training(memory)
     for model, is_proxy in [*((model, True) for model in rewards), *((model, False) for model in judges)]:
         files = stored_files(model.location, model.revision)
         values = _reward_values(config, read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0

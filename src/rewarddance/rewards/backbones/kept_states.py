@@ -17,6 +17,7 @@ Value = TypeVar("Value")
 
 _CPU_BYTES = 256 * 2**20
 _GPU_BYTES = 4 * 2**30
+_GPU_BYTES_BESIDE_TRAINING = 2**30
 _GPU_SHARE = 16  # one part in so many of a GPU's memory: on a small one, what is kept must not crowd out the work
 _SAMPLED_ELEMENTS = 32
 
@@ -96,13 +97,15 @@ def bytes_on_gpu(total: int) -> int:
     return min(_GPU_BYTES, total // _GPU_SHARE)
 
 
-def bytes_kept(gpu_bytes: int | None) -> int:
-    """The most that one engine keeps: features of images, and keys and values, of a bound each.
+def bytes_beside_training(gpu_bytes: int | None) -> int:
+    """How much is kept of each kind by a model that judges what another learns: there is little to find again.
+
+    A step's references come again after an epoch, when they have long given way; those of an evaluation fit.
 
     Args:
         gpu_bytes: Memory of the GPU; None for a model on the CPU.
     """
-    return 2 * (_CPU_BYTES if gpu_bytes is None else bytes_on_gpu(gpu_bytes))
+    return _CPU_BYTES if gpu_bytes is None else min(_GPU_BYTES_BESIDE_TRAINING, bytes_on_gpu(gpu_bytes))
 
 
 class WeightWatch:

@@ -52,6 +52,10 @@ class ScoringEngine:
         self.max_tokens: int | None = None
         self._weights = WeightWatch(model)
 
+    def keep_at_most(self, nbytes: int) -> None:
+        """Bound what is kept of images, and of beginnings, to so many bytes each."""
+        self.features.max_bytes = self.states.max_bytes = nbytes
+
     def answer_states(
         self, questions: Sequence[EncodedQuestion], layout: Layout, is_blocks: bool
     ) -> Float[Tensor, "questions width"]:
