@@ -161,6 +161,15 @@ def test_settings_that_answered_nothing_bind_nobody_and_leave_nothing(tmp_path: 
         run(tmp_path, record=wrong)
 
 
+def test_rows_whose_settings_are_gone_are_neither_continued_nor_lost(tmp_path: Path):
+    run(tmp_path)
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DataError, match="missing or damaged"):
+        run(tmp_path)
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+
+
 def test_two_processes_do_not_search_in_one_folder(tmp_path: Path):
     run(tmp_path, prompts=PROMPTS[:1])
     before = (tmp_path / "rows.jsonl").read_bytes()

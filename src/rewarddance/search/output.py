@@ -212,13 +212,13 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         UsageError: The search was begun with other settings.
     """
-    path, rows = folder / SETTINGS_NAME, folder / ROWS_NAME
+    rows = folder / ROWS_NAME
     # A prompt that is asked again anyway binds nobody: a wrongly set up service may have answered none.
-    if not path.is_file() or all(unanswered_in(row) for row in _rows(_whole_lines(rows), rows)):
+    if all(unanswered_in(row) for row in _rows(_whole_lines(rows), rows)):
         return
     found, wanted = _stored_settings(folder), _as_stored(settings)
     if found is None:
-        raise DataError(f"{path} is damaged; search again in another folder")
+        raise DataError(f"{folder / SETTINGS_NAME} is missing or damaged; search again in another folder")
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if differing:
         raise UsageError(
