@@ -114,3 +114,14 @@ def test_levels_need_steps_of_their_own(levels):
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UsageError):
         ParticleSettings(**changes)
+
+
+def test_a_look_after_the_last_stochastic_step_is_refused():
+    """Copies that are made there would stay copies: Stable Diffusion 3 goes far down at the step before the last."""
+    even = torch.linspace(1.0, 0.001, 10)
+    sigmas = torch.cat([3 * even / (1 + 2 * even), torch.zeros(1)])
+    verifier = Verifier(KnownJudge())
+    allowed = ParticleSettings(particles=2, levels=(float(sigmas[7]),))
+    assert particle_budget(allowed, sigmas, verifier).judgements == 4
+    with pytest.raises(UsageError, match="none after step 8, the last stochastic one"):
+        particle_budget(ParticleSettings(particles=2, levels=(float(sigmas[8]),)), sigmas, verifier)

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.errors import DataError
 from rewarddance.core.files import locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Status
+from rewarddance.data.prompt_rows import cut_to_whole_lines, refuse_other_settings, stored_settings, whole_lines
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import (
     IMAGES_NAME,
@@ -149,49 +150,32 @@ def missing_prompts(
     """
     place = generation_folder(folder, generation)
     _check_settings(place, settings)
-    rows = _whole_lines(place / ROWS_NAME)
+    rows = whole_lines(place / ROWS_NAME)
     return _missing({str(row["prompt"]): row for row in rows_of(rows, place / ROWS_NAME)}.values(), prompts)
 
 
 def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a generation that holds rows made with other settings; names what differs."""
     path = place / SETTINGS_NAME
-    if not path.is_file() or not _whole_lines(place / ROWS_NAME):
+    if not path.is_file() or not whole_lines(place / ROWS_NAME):
         return
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise DataError(f"{path} is damaged; delete {place} to make the references again") from None
-    wanted = json.loads(json.dumps(dict(settings)))
-    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if differing:
-        raise UsageError(
-            f"{place} was begun with another {', '.join(differing)}; "
-            "use the same settings to continue it, or another folder"
-        )
+    found = stored_settings(path)
+    if found is None:
+        raise DataError(f"{path} is damaged; delete {place} to make the references again")
+    refuse_other_settings(place, found, settings)
 
 
 def _claim(place: Path, settings: Mapping[str, Any]) -> None:
     _check_settings(place, settings)
     # Without a row, an earlier run only failed to begin; its settings bind nobody.
-    if not _whole_lines(place / ROWS_NAME):
+    if not whole_lines(place / ROWS_NAME):
         write_json_atomic(place / SETTINGS_NAME, dict(settings))
         sync_folder(place.parent)
 
 
-def _whole_lines(path: Path) -> bytes:
-    """The file without a line that a kill left half written."""
-    data = path.read_bytes() if path.is_file() else b""
-    return data[: data.rfind(b"\n") + 1]
-
-
 def _rows_by_prompt(path: Path) -> dict[str, dict[str, Any]]:
     """Rows that are whole; what comes after them is cut off."""
-    whole = _whole_lines(path)
-    with path.open("ab") as file:
-        file.truncate(len(whole))
-        os.fsync(file.fileno())
-    return {str(row["prompt"]): row for row in rows_of(whole, path)}
+    return {str(row["prompt"]): row for row in rows_of(cut_to_whole_lines(path), path)}
 
 
 def _unanswered_in(row: Mapping[str, Any]) -> int:

@@ -15,8 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.errors import DataError
 from rewarddance.core.files import locked, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.data.prompt_rows import (
+    as_stored,
+    cut_to_whole_lines,
+    refuse_other_settings,
+    stored_settings,
+    whole_lines,
+)
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import prompt_key
 from rewarddance.data.set_back import in_turn, set_back
@@ -97,7 +104,7 @@ class SearchWriter:
         """
         with locked(self._folder / ROWS_NAME):
             check_settings(self._folder, self._settings)
-            if _stored_settings(self._folder) != _as_stored(self._settings):
+            if stored_settings(self._folder / SETTINGS_NAME) != as_stored(self._settings):
                 self._forget_all()
             self._done = _rows_by_prompt(self._folder / ROWS_NAME)
             yield
@@ -203,7 +210,7 @@ def missing_prompts(folder: Path, settings: Mapping[str, Any], prompts: Sequence
     """
     check_settings(folder, settings)
     path = folder / ROWS_NAME
-    return _without({str(row["prompt"]): row for row in _rows(_whole_lines(path), path)}, prompts)
+    return _without({str(row["prompt"]): row for row in _rows(whole_lines(path), path)}, prompts)
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -214,40 +221,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     rows = folder / ROWS_NAME
     # A prompt that is asked again anyway binds nobody: a wrongly set up service may have answered none.
-    if all(unanswered_in(row) for row in _rows(_whole_lines(rows), rows)):
+    if all(unanswered_in(row) for row in _rows(whole_lines(rows), rows)):
         return
-    found, wanted = _stored_settings(folder), _as_stored(settings)
+    found = stored_settings(folder / SETTINGS_NAME)
     if found is None:
         raise DataError(f"{folder / SETTINGS_NAME} is missing or damaged; search again in another folder")
-    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if differing:
-        raise UsageError(
-            f"{folder} was begun with another {', '.join(differing)}; "
-            "use the same settings to continue it, or another folder"
-        )
-
-
-def _stored_settings(folder: Path) -> dict[str, Any] | None:
-    """What the search was begun with; None where that is not to be read."""
-    try:
-        return dict(json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def _as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are read back: tuples are lists by then."""
-    return dict(json.loads(json.dumps(dict(settings))))
+    refuse_other_settings(folder, found, settings)
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
     watches = [watch_of(row["watch"]) for row in rows if row["watch"] is not None]
+    failures = [failures_in(row) for row in rows]
     return SearchSummary(
         prompts=len(rows),
         without_winner={row["id"]: row["problem"] for row in rows if row["winner"] is None},
         failed_judgements=sum(row["failed_judgements"] for row in rows),
-        failures=dict(sorted(sum((failures_in(row) for row in rows), Counter()).items())),
-        unread={row["id"]: failures_in(row)[UNREAD] for row in rows if failures_in(row)[UNREAD]},
+        failures=dict(sorted(sum(failures, Counter()).items())),
+        unread={row["id"]: own[UNREAD] for row, own in zip(rows, failures, strict=True) if own[UNREAD]},
         unanswered={row["id"]: unanswered_in(row) for row in rows if unanswered_in(row)},
         stated=sum((budget_of(row["stated"]) for row in rows), Budget()),
         spent=sum((budget_of(row["spent"]) for row in rows), Budget()),
@@ -263,19 +253,9 @@ def _without(rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem
     return tuple(item for item in prompts if new.get(item.prompt) is item)
 
 
-def _whole_lines(path: Path) -> bytes:
-    """The file without a line that a kill left half written."""
-    data = path.read_bytes() if path.is_file() else b""
-    return data[: data.rfind(b"\n") + 1]
-
-
 def _rows_by_prompt(path: Path) -> dict[str, Mapping[str, Any]]:
     """Rows that are whole; what comes after them is cut off."""
-    whole = _whole_lines(path)
-    with path.open("ab") as file:
-        file.truncate(len(whole))
-        os.fsync(file.fileno())
-    return {str(row["prompt"]): row for row in _rows(whole, path)}
+    return {str(row["prompt"]): row for row in _rows(cut_to_whole_lines(path), path)}
 
 
 def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:

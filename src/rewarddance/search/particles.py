@@ -110,12 +110,16 @@ def search_for(
     count = settings.particles
     swarm = _Swarm(bench.noise(seeds), [(index,) for index in range(count)], np.empty((0, count)))
     looks: list[Look] = []
+    stochastic = stochastic_places(bench.sigmas, settings.noise)
     for place in range(bench.last):
         velocity = bench.velocity(swarm.latents, place)
         if place in places:
             parents = _resampled(bench, verifier, swarm, velocity, place, settings, looks)
             velocity = velocity[parents]
-        swarm.latents = _next(bench, swarm.latents, velocity, place, settings)
+        if place in stochastic:
+            swarm.latents = _drawn(bench, swarm.latents, velocity, place, settings)
+        else:
+            swarm.latents = ode_step(swarm.latents, velocity, bench.sigmas[place], bench.sigmas[place + 1])
     pixels = bench.pictures(swarm.latents)
     verdict = verify(verifier, prompt, pixels, bench.meter)
     swarm.remember(verdict)
@@ -144,10 +148,12 @@ def particle_budget(settings: ParticleSettings, sigmas: Float[Tensor, " steps_an
 def _places(settings: ParticleSettings, sigmas: Float[Tensor, " steps_and_end"]) -> tuple[int, ...]:
     places = tuple(nearest_step(sigmas, level) for level in settings.levels)
     # Before the first step nothing is there to judge; after the last stochastic one, copies would stay copies.
-    if places[0] < 1 or places[-1] > len(sigmas) - 3 or len(set(places)) < len(places):
+    stochastic = stochastic_places(sigmas, settings.noise)
+    if places[0] < 1 or places[-1] not in stochastic or len(set(places)) < len(places):
         raise UsageError(
             f"{len(sigmas) - 1} denoising steps are too few for noise levels {settings.levels}: each needs a step of "
-            "its own, not the first and none of the last two; take more steps or other levels"
+            f"its own, not the first and none after step {len(stochastic)}, the last stochastic one; take more steps "
+            "or other levels"
         )
     return places
 
@@ -176,7 +182,7 @@ def _resampled(
     return parents
 
 
-def _next(
+def _drawn(
     bench: Bench,
     latents: Float[Tensor, " particles *latent"],
     velocity: Float[Tensor, " particles *latent"],
@@ -184,7 +190,5 @@ def _next(
     settings: ParticleSettings,
 ) -> Float[Tensor, " particles *latent"]:
     sigma, lower = bench.sigmas[place], bench.sigmas[place + 1]
-    if place not in stochastic_places(bench.sigmas, settings.noise):
-        return ode_step(latents, velocity, sigma, lower)
     step = sde_step(latents, velocity, sigma, lower, settings.noise, largest_below_one(bench.sigmas))
     return step.draw(bench.noise(bench.seeds(len(latents), "step", place)))

@@ -50,3 +50,7 @@ class ServiceLimits:
     batch_wait_seconds: float = 0.002
     max_connections: int = 1_024
     drain_seconds: float = 1.0
+
+    def seconds_for(self, asked: float | None) -> float:
+        """In which a request is answered or given up: what the client asks for, within the service's own deadline."""
+        return min(asked or self.deadline_seconds, self.deadline_seconds)

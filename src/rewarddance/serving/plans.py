@@ -120,8 +120,7 @@ class Planner:
 
     def _reader(self, seconds: float | None, body: Body) -> _Reader:
         """Reads the media of a body, addresses only until the client gives up."""
-        allowed = min(seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
-        fetcher = replace(self.fetcher, ends_at=self.started + allowed)
+        fetcher = replace(self.fetcher, ends_at=self.started + self.limits.seconds_for(seconds))
         return lambda reference, field: read_medium(reference, body.parts, self.limits.media, fetcher, field)
 
     def _check_words(self, prompt: str, instruction: str | None) -> None:

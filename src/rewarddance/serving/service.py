@@ -128,8 +128,7 @@ class Service:
                 planned = await asyncio.get_running_loop().run_in_executor(self._planning, plan, planner, body)
             # Media that were fetched did not come with the body, and are paid for as well.
             lease.take(max(0, media_bytes_of(planned.work) - len(body.raw)))
-            allowed = min(planned.seconds or self.limits.deadline_seconds, self.limits.deadline_seconds)
-            seconds = started + allowed - time.monotonic()
+            seconds = started + self.limits.seconds_for(planned.seconds) - time.monotonic()
             if seconds <= 0:
                 raise RefusedError(RefusalCode.DEADLINE_EXCEEDED)
 

@@ -1,0 +1,60 @@
+"""Rows of a folder that is filled prompt by prompt, and the settings that they were made with.
+
+References and searches store their results in this way; both continue after a kill, and refuse to mix settings.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rewarddance.core.errors import UsageError
+
+
+def whole_lines(path: Path) -> bytes:
+    """The file without a line that a kill left half written; nothing of a file that is not there."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def cut_to_whole_lines(path: Path) -> bytes:
+    """The same, and what comes after them is cut off. Made empty if it is not there."""
+    whole = whole_lines(path)
+    with path.open("ab") as file:
+        file.truncate(len(whole))
+        os.fsync(file.fileno())
+    return whole
+
+
+def stored_settings(path: Path) -> dict[str, Any] | None:
+    """What the rows were begun with; None where that is not to be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back: tuples are lists by then."""
+    return dict(json.loads(json.dumps(dict(settings))))
+
+
+def refuse_other_settings(folder: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Name what differs.
+
+    Args:
+        folder: For the message.
+        found: As they were stored.
+        settings: As they are wanted.
+
+    Raises:
+        UsageError: The rows were begun with other settings.
+    """
+    wanted = as_stored(settings)
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} was begun with another {', '.join(differing)}; "
+            "use the same settings to continue it, or another folder"
+        )
