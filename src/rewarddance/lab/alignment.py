@@ -74,6 +74,7 @@ class LabAlignment:
         evaluate_every: Updates between evaluations.
         evaluation_prompts: Held-out prompts that the judges see.
         evaluation_samples: Pictures of each.
+        gold_samples: Pictures of every held-out prompt by which gold is measured.
         batch_size: Pictures of an update.
         seed: Decides prompts, noise and adapters.
     """
@@ -98,6 +99,7 @@ class LabAlignment:
     evaluate_every: int = 10
     evaluation_prompts: int = 24
     evaluation_samples: int = 3
+    gold_samples: int = GOLD_SAMPLES
     batch_size: int = 8
     seed: int = 0
 
@@ -231,5 +233,5 @@ def align_in_lab(run: LabAlignment) -> AlignmentResult:
     """Tune, or continue; every evaluation carries gold under `extra`."""
     held_out = [item.prompt for item in read_prompts(run.prompts / HELD_OUT_NAME)]
     config = alignment_config(run)
-    curves = gold_curves(held_out, GOLD_SAMPLES, seed=0)
+    curves = gold_curves(held_out, run.gold_samples, seed=0)
     return align(config, evaluate=curves, resume=(run.folder / "config.yaml").is_file())

@@ -25,6 +25,7 @@ from rewarddance.data.prompts import read_prompts
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.generators.loading import load_generator
 from rewarddance.lab.alignment import (
+    GOLD_SAMPLES,
     HELD_OUT_NAME,
     LabAlignment,
     MethodName,
@@ -62,16 +63,19 @@ class Way:
     noise: float = 0.0
     batch_size: int = 8
     evaluate_every: int = 8
+    evaluation_samples: int = 3
+    gold_samples: int = GOLD_SAMPLES
 
 
 WAYS: dict[WayName, Way] = {
     "refl": Way("refl", 1e-3, 160, evaluate_every=20),
     "refl_augmented": Way("refl", 5e-4, 40, velocity_weight=0.1, shift=3, noise=0.03),
-    "flow_grpo": Way("flow_grpo", 1.5e-3, 48, batch_size=64),
+    "flow_grpo": Way("flow_grpo", 1.5e-3, 48, batch_size=64, evaluation_samples=9, gold_samples=16),
 }
-"""Hard, as the paper's figures do it; carefully; and without the reward's gradient."""
+"""Hard, as the paper's figures do it; carefully; and without the reward's gradient, where gold moves by hundredths and
+takes more pictures to measure."""
 
-EVALUATION_PROMPTS, EVALUATION_SAMPLES = 33, 3
+EVALUATION_PROMPTS = 33
 COMPARISONS = 4000
 GUARDED_STEPS, GUARDED_BATCH = 360, 16
 GUARDED_RATE = 1e-3
@@ -180,7 +184,6 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
         reward=study.model(cell.size, cell.kind, cell.seed),
         judges=study.judges(cell),
         evaluation_prompts=EVALUATION_PROMPTS,
-        evaluation_samples=EVALUATION_SAMPLES,
         seed=cell.seed,
         **asdict(WAYS[cell.way]),
     )
@@ -190,7 +193,8 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
         result = align_in_lab(run)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "generator", ignore_errors=True)
-        write_json_atomic(finished, {**asdict(cell), "ending": result.ending, "drawing": study.drawing})
+        row = {**asdict(cell), "ending": result.ending, "drawing": study.drawing, "gold_samples": run.gold_samples}
+        write_json_atomic(finished, row)
     return folder
 
 
