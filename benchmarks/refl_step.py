@@ -114,6 +114,7 @@ class Ours:
         self.generator = load_generator(task.generator, "cpu", "float32")
         self.network = self.generator.module
         self.judge = load_reward_model(task.judge, "cpu", "float32")
+        self.judge.backbone.engine.is_repeatable = True  # as in a run
 
     def rewards(self, noise: torch.Tensor) -> torch.Tensor:
         """See `Route`."""

@@ -220,6 +220,37 @@ def test_a_finished_run_is_not_begun_again_but_can_be_resumed(recipe: Recipe, ca
     assert weights_of(recipe.out / "generator") == before
 
 
+@pytest.mark.parametrize("way", ["link", "copy", "other spelling"])
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_a_judge_that_is_the_reward_under_another_name_is_refused(
+    recipe: Recipe, judge: Path, tmp_path: Path, way: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "other"
+    if way == "link":
+        other.symlink_to(judge)
+    if way == "copy":
+        shutil.copytree(judge, other)
+    if way == "other spelling":
+        other = judge.parent / "absent" / ".." / judge.name
+        (judge.parent / "absent").mkdir(exist_ok=True)
+    path = recipe.write(judges=[{"model": str(other)}], guard={})
+    assert f"which is the reward {judge}" in error_of(capsys, "align", path, *words, code=2)
+    assert not recipe.out.exists()
+
+
+def test_a_resumed_run_meets_references_that_it_has_seen_with_the_same_bits(recipe: Recipe):
+    recipe.tree |= {"optimizer_steps": 5, "save_every": 1, "keep_checkpoints": 9, "batch_size": 2}
+    path = recipe.write(optimizer={"learning_rate": 1e-2})
+    assert run("align", path) == 0
+    last = recipe.out / "checkpoints" / "step-00000005"
+    before = weights_of(last)
+    for step in range(3, 6):
+        shutil.rmtree(recipe.out / "checkpoints" / f"step-{step:08}")
+    shutil.rmtree(recipe.out / "generator")
+    assert run("align", path, "--resume") == 0
+    assert weights_of(last) == before
+
+
 # The memory plan
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rewarddance.cli.model_names import generator_fingerprint
+from rewarddance.core.fingerprints import generator_fingerprint
 from rewarddance.data.references import ReferenceStore
 from tests.cli.command_line import contents, error_of, run
 from tests.tiny_generators import tiny_generator_folder

@@ -128,6 +128,23 @@ def test_answers_read_from_kept_states_equal_fresh_ones(family: str, backbone_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_repeatable_answers_are_the_same_bits_whatever_was_asked_before(
+    family: str, backbone_of: BackboneOf, monkeypatch: Any
+):
+    backbone = backbone_of(family)
+    monkeypatch.setattr(backbone.engine, "is_repeatable", True)
+    asked = _mixed(backbone)[3:11]
+    fresh = _engine(backbone, asked)
+    torch.testing.assert_close(fresh, _one_by_one(backbone, asked), atol=1e-4, rtol=0)
+    others = [*_mixed(backbone), *_tournament(backbone)]
+    for before in (others[:1], others[1:4], others[::3], others, asked):
+        backbone.engine.features.clear()
+        backbone.engine.states.clear()
+        _engine(backbone, before)
+        assert torch.equal(_engine(backbone, asked), fresh)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_any_length_give_the_same_answers(family: str, backbone_of: BackboneOf, monkeypatch: Any):
     backbone = backbone_of(family)
     questions = _mixed(backbone)

@@ -78,10 +78,16 @@ def _print_result(result: "AlignmentResult", report: Path) -> None:
 
 
 def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
-    from rewarddance.training.alignment_inputs import configured_references, evaluation_prompts, training_prompts
+    from rewarddance.training.alignment_inputs import (
+        configured_references,
+        evaluation_prompts,
+        require_other_judges,
+        training_prompts,
+    )
     from rewarddance.training.memory_plan import StoredModel, plan_memory
 
     found = located(settings)
+    require_other_judges(found)
     training = training_prompts(found)
     evaluated = evaluation_prompts(found, training)
     # Whether a model needs references is known once it is loaded; a folder that is given must serve.

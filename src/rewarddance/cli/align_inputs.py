@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_fingerprint, model_location
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, model_location
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import model_fingerprint
 
 if TYPE_CHECKING:
     from rewarddance.config.alignment import AlignConfig
@@ -67,6 +68,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     if resume:
         _forget_other_references(config)
     found = located(config)
+    load.require_other_judges(found)
     training = load.training_prompts(found)
     evaluated = load.evaluation_prompts(found, training)
     prompts = tuple(dict.fromkeys((*training, *evaluated)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import model_fingerprint, model_location
+from rewarddance.cli.model_names import model_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -29,6 +29,7 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars, progress
+from rewarddance.core.fingerprints import model_fingerprint
 
 if TYPE_CHECKING:
     from rewarddance.evaluation.preference_report import PreferenceReport

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import judge_location, model_fingerprint
+from rewarddance.cli.model_names import judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -25,6 +25,7 @@ from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.cli.search_settings import best_references
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import model_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

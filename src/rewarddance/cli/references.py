@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import generator_fingerprint, generator_location, judge_location, model_fingerprint
+from rewarddance.cli.model_names import generator_location, judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -26,6 +26,7 @@ from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars, progress
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import sha256_of
+from rewarddance.core.fingerprints import generator_fingerprint, model_fingerprint
 
 if TYPE_CHECKING:
     from rewarddance.data.prompts import PromptItem

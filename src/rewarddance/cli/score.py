@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import judge_location, model_fingerprint
+from rewarddance.cli.model_names import judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -31,6 +31,7 @@ from rewarddance.cli.options import (
 from rewarddance.cli.output import number_in_words, print_json
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import model_fingerprint
 from rewarddance.core.types import Judgement, JudgementRequest
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rewarddance.cli.model_names import generator_fingerprint, model_fingerprint
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars
 from rewarddance.cli.search_service import ServiceOptions
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import generator_fingerprint, model_fingerprint
 
 if TYPE_CHECKING:
     from rewarddance.core.types import Media

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rewarddance.cli.model_names import judge_location, model_fingerprint
+from rewarddance.cli.model_names import judge_location
 from rewarddance.cli.options import Adapter, Device, Dtype, Kind, Model, Revision, TrustRemoteCode
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import model_fingerprint
 
 if TYPE_CHECKING:
     from rewarddance.core.media import MediaLimits

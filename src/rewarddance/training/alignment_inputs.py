@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from rewarddance.config.alignment import AlignConfig, JudgeConfig, ReferencesConfig
 from rewarddance.core.errors import UsageError
+from rewarddance.core.fingerprints import is_same_model
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
@@ -102,13 +104,30 @@ def judge_models(config: AlignConfig) -> list[RewardModel]:
     return [_loaded(judge.model) for judge in config.judges]
 
 
+def require_other_judges(config: AlignConfig) -> None:
+    """Stop at a judge that is a reward under another name: a link, another way to write its path, or a copy.
+
+    By other criteria, or looking at moved pictures, a model may judge itself; the config says what else is refused.
+
+    Raises:
+        UsageError: There is such a judge.
+    """
+    for judge, reward in product(config.judges, config.rewards):
+        if judge.instruction == reward.instruction and not judge.shift and is_same_model(judge.model, reward.model):
+            raise UsageError(
+                f"judges names {judge.model}, which is the reward {reward.model} and would judge what it is pleased "
+                "by; name a reward model of other comparisons, or set its `shift` if there is none"
+            )
+
+
 def _loaded(location: str) -> RewardModel:
-    """A model that judges beside a generator that learns, and leaves it room on the GPU."""
+    """A model that judges beside a generator that learns: it leaves it room on the GPU, and a resumed run its bits."""
     model = load_reward_model(location)
     device = next(model.module.parameters()).device
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     if isinstance(model.backbone, VisionLanguageBackbone):
         model.backbone.engine.keep_at_most(bytes_beside_training(memory))
+        model.backbone.engine.is_repeatable = True
     return model
 
 

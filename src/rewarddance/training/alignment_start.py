@@ -19,6 +19,7 @@ from rewarddance.training.alignment_inputs import (
     evaluation_prompts,
     judge_models,
     prompt_kinds,
+    require_other_judges,
     shows_references,
     training_prompts,
 )
@@ -63,6 +64,8 @@ def start_alignment(
     _check_possible(config, refresh)
     folder = RunFolder(config.out)
     folder.check(config, resume)
+    if judges is None and guard is None:
+        require_other_judges(config)
     prompts = training_prompts(config)
     fixed = evaluation_prompts(config, prompts)
     reward = reward or configured_reward(config)

@@ -77,6 +77,15 @@ class PassagePlan:
         """The same with every image read anew: while weights learn, nothing that was read before still holds."""
         return replace(self, digests=(None,) * len(self.pictures))
 
+    def with_exact_keys(self) -> "PassagePlan":
+        """The same with keys that tell apart what was cut in other places before: it rounds otherwise."""
+        exact: list[Passage] = []
+        for one in self.passages:
+            before = b"".join(exact[number].key or b"" for number in one.sees)
+            key = None if one.key is None else hashlib.sha256(one.key + before).digest()
+            exact.append(replace(one, key=key))
+        return replace(self, passages=tuple(exact))
+
 
 def feature_of(codes: Int[ndarray, " tokens"]) -> tuple[Int[ndarray, " tokens"], Int[ndarray, " tokens"]]:
     """Number of the picture, and row of its features, for the codes of image tokens."""

@@ -39,6 +39,8 @@ class ScoringEngine:
         features: Kept features of images, by content.
         states: Kept keys and values of shared beginnings, by content.
         max_tokens: Of one packed row; None for what memory allows.
+        is_repeatable: Whether an answer is the same bit for bit whatever was asked before. What is kept is then read by
+            itself instead of with what it was first asked with, whose number of rows decides the rounding.
     """
 
     def __init__(self, model: Any, image_token_id: int) -> None:
@@ -50,6 +52,7 @@ class ScoringEngine:
         self.features: KeptStates[PictureFeatures] = KeptStates(model, lambda value: value.nbytes)
         self.states: KeptStates[States] = KeptStates(model, _bytes_of)
         self.max_tokens: int | None = None
+        self.is_repeatable = False
         self._weights = WeightWatch(model)
 
     def keep_at_most(self, nbytes: int) -> None:
@@ -70,6 +73,8 @@ class ScoringEngine:
             self.features.clear()
             self.states.clear()
         plan = self.plan(questions, layout, is_blocks)
+        if self.is_repeatable:
+            plan = plan.with_exact_keys()
         try:
             return self._answered(plan, layout)
         except torch.OutOfMemoryError:
@@ -123,9 +128,12 @@ class ScoringEngine:
         states = self._known_states(plan)
         pending = _needed(plan, states)
         answers: dict[int, Tensor] = {}
-        batches = _batches(plan, pending, self._budget(device))
+        batches = _batches(plan, pending, self._budget(device), self.is_repeatable)
+        last_seen = {
+            seen: place for place, (batch, _) in enumerate(batches) for one in batch for seen in plan.passages[one].sees
+        }
         for place, (batch, is_live) in enumerate(batches):
-            later = {seen for other, _ in batches[place + 1 :] for one in other for seen in plan.passages[one].sees}
+            later = {number for number, last in last_seen.items() if last > place}
             wanted = [one for one in batch if one in later or (not is_live and plan.passages[one].key is not None)]
             row = pack(plan, batch, states, wanted, first_rows, device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and is_live):
@@ -163,7 +171,7 @@ class ScoringEngine:
             if kept is not None:
                 found[number] = kept
         missing = [number for number in range(len(plan.pictures)) if number not in found]
-        for batch in _vision_batches(plan, missing):
+        for batch in _vision_batches(plan, missing, self.is_repeatable):
             is_live = plan.digests[batch[0]] is None
             with torch.set_grad_enabled(torch.is_grad_enabled() and is_live):
                 made = self._encode_pictures([plan.pictures[number] for number in batch], layout)
@@ -212,9 +220,15 @@ def _needed(plan: PassagePlan, states: dict[int, States]) -> list[int]:
     return sorted(needed)
 
 
-def _batches(plan: PassagePlan, numbers: Sequence[int], budget: int) -> list[tuple[list[int], bool]]:
+def _batches(
+    plan: PassagePlan, numbers: Sequence[int], budget: int, is_repeatable: bool
+) -> list[tuple[list[int], bool]]:
     """Rows of passages within the budget, and whether pixels with gradient are in them; each after what it sees."""
     batches: list[tuple[list[int], bool]] = []
+    if is_repeatable:
+        # What is kept sees nothing that is not, so it can stand before all else.
+        batches = [([number], False) for number in numbers if plan.passages[number].key is not None]
+        numbers = [number for number in numbers if plan.passages[number].key is None]
     for is_live in (False, True):
         tokens = budget
         for number in (one for one in numbers if plan.passages[one].is_live is is_live):
@@ -227,9 +241,13 @@ def _batches(plan: PassagePlan, numbers: Sequence[int], budget: int) -> list[tup
     return batches
 
 
-def _vision_batches(plan: PassagePlan, numbers: Sequence[int]) -> list[list[int]]:
+def _vision_batches(plan: PassagePlan, numbers: Sequence[int], is_repeatable: bool) -> list[list[int]]:
     """Images of like size together, those with gradient apart, within a budget of pixels."""
     batches: list[list[int]] = []
+    if is_repeatable:
+        kept = {one for one in numbers if plan.digests[one] is not None and not plan.pictures[one].is_passing}
+        batches = [[one] for one in numbers if one in kept]
+        numbers = [one for one in numbers if one not in kept]
     held, last = 0, None
     for number in sorted(numbers, key=lambda one: (plan.digests[one] is None, plan.pictures[one].pixel_values.shape)):
         pixels = plan.pictures[number].pixel_values
