@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -5,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from rewarddance.core.files import (
+    append_durably,
     sha256_of,
     sync_tree,
+    system_error_line,
     verify_manifest,
     write_bytes_atomic,
     write_json_atomic,
@@ -41,6 +44,38 @@ def test_a_failure_leaves_the_old_content_and_no_temporary_file(tmp_path: Path, 
 
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("way", ["atomic", "append"])
+def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old ")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as caught:  # noqa: PT012, SIM117
+        if way == "atomic":
+            write_bytes_atomic(path, b"new")
+        else:
+            with path.open("ab") as file:
+                append_durably(file, b"new")
+
+    advice = "make room there, and start the command again"
+    assert system_error_line(caught.value) == f"No space left on device: {path}; {advice}"
+
+
+def test_what_is_appended_comes_after_what_is_there(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old\n")
+
+    with path.open("a+b") as file:
+        assert file.read() == b""
+        append_durably(file, b"new\n")
+        append_durably(file, b"newer\n")
+
+    assert path.read_bytes() == b"old\nnew\nnewer\n"
 
 
 def test_the_bytes_reach_the_disk_before_the_file_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

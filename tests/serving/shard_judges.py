@@ -1,6 +1,7 @@
 """Judges that workers in other processes can load: by the length of a prompt, slow, or deadly."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 
 from rewarddance.core.errors import ModelError
 from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.serving import shards
 from rewarddance.serving.manifest import Judge
 
 _lost: list[str] = []
@@ -51,6 +53,24 @@ def load_gpu_teller(folder: Path) -> Judge:
     """Leaves a note of the GPU that this worker may see."""
     (folder / f"{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     return partial(judge_by_length, seconds=0.05)
+
+
+def load_on_a_full_disk(room_bytes: int) -> Judge:
+    """No file of this process grows beyond so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
+    return judge_by_length
+
+
+def load_dying_before_the_first_row(end: str) -> Judge:
+    """Loads, and the process ends when it locks its first journal: by a signal, or by an error of no known kind."""
+
+    def die(*words: object) -> None:
+        if end == "signal":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise LookupError("lost")
+
+    shards.fcntl.flock = die
+    return judge_by_length
 
 
 def load_nothing() -> Judge:

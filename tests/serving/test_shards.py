@@ -22,7 +22,15 @@ from rewarddance.core.errors import DataError, RewardDanceError, UsageError
 from rewarddance.serving.local_workers import _Pool, _Worker
 from rewarddance.serving.manifest import Manifest
 from rewarddance.serving.shards import ShardJob, judge_shard, judge_shard_persistently, merge_shards
-from tests.serving.shard_judges import die_loading, judge_by_length, load_gpu_teller, load_judge, load_nothing
+from tests.serving.shard_judges import (
+    die_loading,
+    judge_by_length,
+    load_dying_before_the_first_row,
+    load_gpu_teller,
+    load_judge,
+    load_nothing,
+    load_on_a_full_disk,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -344,3 +352,33 @@ def test_a_worker_that_died_since_its_last_message_is_replaced(tmp_path: Path):
     with pytest.raises(EOFError):
         here.recv()
     here.close()
+
+
+@pytest.mark.parametrize("when", ["open", "later"])
+def test_a_full_disk_ends_the_job_with_one_line_and_no_worker_stays(tmp_path: Path, when: str):
+    manifest = write_rows(tmp_path, list("abcdefgh"))
+    loader = partial(load_on_a_full_disk, 0 if when == "open" else 700)
+    with pytest.raises(RewardDanceError, match=r"(No space left|too large).*shard-0000000\.journal; make room there"):
+        judge_in_shards(loader, manifest, tmp_path / "out.jsonl", crew(1))
+    assert not multiprocessing.active_children()
+
+    judge_in_shards(load_judge, manifest, tmp_path / "out.jsonl", crew(1))
+    assert [line["row"] for line in lines_of(tmp_path / "out.jsonl")] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("end", "words"), [("signal", "the last one by signal 9"), ("error", "the last one with exit code 1")]
+)
+def test_workers_that_die_before_their_first_row_do_not_go_on_for_ever(tmp_path: Path, end: str, words: str):
+    loader = partial(load_dying_before_the_first_row, end)
+    with pytest.raises(RewardDanceError, match=f"3 workers died before their first row, {words}"):
+        judge_in_shards(loader, write_rows(tmp_path, list("abcdef")), tmp_path / "out.jsonl", crew(1))
+    assert not multiprocessing.active_children()
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path):
+    job = job_of(tmp_path, ["a"])
+    job.journal_file(0).write_bytes(b"[\n")
+
+    with pytest.raises(DataError, match=r"shard-0000000\.journal is damaged; delete it"):
+        judge_shard(job, 0, judge_by_length, "s")

@@ -30,6 +30,7 @@ from rewarddance.cli.search import search
 from rewarddance.cli.serve import serve
 from rewarddance.cli.train import train
 from rewarddance.core.errors import RewardDanceError, UsageError
+from rewarddance.core.files import system_error_line
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), FAILED)
     except OSError as error:
         # A full disk, a file without permission: the user's to mend, and the name says where.
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+        return _fail(system_error_line(error), FAILED)
     except typer.Abort:
         return _fail("stopped", FAILED)
     return result if isinstance(result, int) else DONE

@@ -3,7 +3,6 @@
 The output is written in the order of the rows and reaches the disk after every batch.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 from rewarddance.cli.progress import progress
 from rewarddance.core.errors import UsageError
-from rewarddance.core.files import lock_file
+from rewarddance.core.files import append_durably, lock_file
 from rewarddance.serving.manifest import Judge, Manifest, is_failure, judge_rows, written_key
 
 
@@ -54,10 +53,8 @@ def judge_manifest(load_judge: Callable[[], Judge], manifest: Manifest, out: Pat
                     show(start)
                     indices = range(start, min(start + batch_size, total))
                     judgements = judge_rows(judge, manifest, indices)
-                    for index, judgement in zip(indices, judgements, strict=True):
-                        file.write(manifest.output_line(index, judgement))
-                    file.flush()
-                    os.fsync(file.fileno())
+                    lines = (manifest.output_line(*judged) for judged in zip(indices, judgements, strict=True))
+                    append_durably(file, b"".join(lines))
                     failed += sum(not judgement.is_ok for judgement in judgements)
                 show(total)
     return Summary(rows=total, failed=failed, resumed=resumed)

@@ -4,6 +4,7 @@ A reader never sees half a file: the bytes go to a temporary file in the same fo
 take the final name. A folder is complete when its manifest, written last, agrees with every file in it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _FILE_MODE = 0o666
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -31,7 +33,15 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     Args:
         path: The final name; its folder exists.
         data: The whole content.
+
+    Raises:
+        OSError: It cannot be written, such as on a full disk; names the file.
     """
+    with errors_named(path):
+        _write_atomic(path, data)
+
+
+def _write_atomic(path: Path, data: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
@@ -64,6 +74,47 @@ def write_json_atomic(path: Path, value: object) -> None:
         ValueError: A number is not finite. JSON has no word for it; None says "unknown".
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_durably(file: IO[bytes], data: bytes) -> None:
+    """Append to a file and bring it to the disk.
+
+    Nothing stays in a buffer, whose second failure at the end of a `with` would hide which file it was.
+
+    Args:
+        file: Opened for appending, with nothing left to flush.
+        data: What is added.
+
+    Raises:
+        OSError: It cannot be written, such as on a full disk; names the file.
+    """
+    with errors_named(Path(file.name)):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Let errors of the system name a file; those of writing to an open one do not.
+
+    Raises:
+        OSError: What was raised inside, with the path in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def system_error_line(error: OSError) -> str:
+    """What the system refused, where, and on a full disk what to do."""
+    place = f": {error.filename}" if error.filename else ""
+    advice = "; make room there, and start the command again" if error.errno in _NO_ROOM else ""
+    return f"{error.strerror or error}{place}{advice}"
 
 
 @contextmanager

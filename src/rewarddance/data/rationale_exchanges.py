@@ -6,7 +6,6 @@ cut off when the file is opened again, so that the next line does not join it.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import IO, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import lock_file, sync_folder
+from rewarddance.core.files import append_durably, lock_file, sync_folder
 
 EXCHANGES_NAME = "exchanges.jsonl"
 
@@ -112,9 +111,7 @@ class ExchangeStore:
 
     def add(self, exchange: Exchange) -> None:
         """Store an exchange; it is on the disk when this returns."""
-        self._file.write(json.dumps(asdict(exchange), allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_durably(self._file, json.dumps(asdict(exchange), allow_nan=False).encode() + b"\n")
         self._known[exchange.role, exchange.key] = exchange
 
     def _read(self) -> dict[tuple[Role, str], Exchange]:

@@ -7,7 +7,6 @@ settings is refused, as its rows would not be comparable.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import append_durably, locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Status
 from rewarddance.data.prompt_rows import cut_to_whole_lines, refuse_other_settings, stored_settings, whole_lines
 from rewarddance.data.prompts import PromptItem
@@ -107,9 +106,7 @@ class ReferenceWriter:
         )
         row = references_to_row(stored)
         with (self._place / ROWS_NAME).open("ab") as file:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._done[references.prompt] = row
 
     def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> ReferenceSummary:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import locked, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import append_durably, locked, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.data.prompt_rows import (
     as_stored,
     cut_to_whole_lines,
@@ -153,9 +153,7 @@ class SearchWriter:
         write_bytes_atomic(self._folder / STRIPS_NAME / f"{key}.png", png_of(strip_of(result)))
         row = row_of(item, result, watch, pictures, unanswered)
         with (self._folder / ROWS_NAME).open("ab") as file:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._done[item.prompt] = row
 
     def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> SearchSummary:

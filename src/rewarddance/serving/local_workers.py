@@ -10,10 +10,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from rewarddance.core.errors import RewardDanceError
+from rewarddance.core.files import system_error_line
 from rewarddance.serving.manifest import Judge
 from rewarddance.serving.shards import ShardJob, judge_shard_persistently
 
 _MAX_DEATHS_BEFORE_WORK = 3
+_MAX_DEATHS_WITHOUT_TRACE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,16 @@ class _Worker:
     gpu: str | None = None
     shard: int | None = None
     is_loaded: bool = False
+    journal_bytes: int = 0
 
 
 @dataclass(slots=True)
 class _Pool:
-    """Workers and what is left for them."""
+    """Workers and what is left for them.
+
+    Deaths are bounded: those that the journal of a shard tells of, by row; before a model is loaded, and behind that
+    without a trace in the journal, here.
+    """
 
     job: ShardJob
     load: Callable[[], Judge]
@@ -54,6 +61,7 @@ class _Pool:
     left: deque[int]
     workers: list[_Worker] = field(default_factory=list)
     deaths_before_work: int = 0
+    deaths_without_trace: int = 0
     gpus: Sequence[str] = ()
 
     def start_one(self) -> None:
@@ -70,6 +78,7 @@ class _Pool:
     def give(self, worker: _Worker) -> None:
         """The next shard, or the end."""
         worker.shard = self.left.popleft() if self.left else None
+        worker.journal_bytes = 0 if worker.shard is None else self.job.journal_bytes(worker.shard)
         # It may have died since its last message; then it is replaced when its silence is heard.
         with suppress(OSError):
             worker.connection.send(worker.shard)
@@ -88,6 +97,8 @@ class _Pool:
         if isinstance(message, _Broken):
             raise RewardDanceError(message.message)
         worker.is_loaded, self.deaths_before_work = True, 0
+        if isinstance(message, _Done):
+            self.deaths_without_trace = 0
         self.give(worker)
         return int(isinstance(message, _Done))
 
@@ -103,7 +114,20 @@ class _Pool:
             self.deaths_before_work += 1
             if self.deaths_before_work >= _MAX_DEATHS_BEFORE_WORK:
                 raise RewardDanceError("workers die while they load the model; is there enough memory for so many?")
+        elif worker.shard is not None:
+            self._count_silent_death(worker, worker.shard)
         self.start_one()
+
+    def _count_silent_death(self, worker: _Worker, shard: int) -> None:
+        if self.job.journal_bytes(shard) != worker.journal_bytes:
+            self.deaths_without_trace = 0
+            return
+        self.deaths_without_trace += 1
+        if self.deaths_without_trace >= _MAX_DEATHS_WITHOUT_TRACE:
+            raise RewardDanceError(
+                f"{self.deaths_without_trace} workers died before their first row, {_end_of(worker.process)}; "
+                "mend that, and start the command again: finished rows are kept"
+            )
 
     def stop(self) -> None:
         """Nobody is left behind, whatever has happened."""
@@ -133,7 +157,7 @@ def judge_on_processes(
             With none, every worker sees what this process sees.
 
     Raises:
-        RewardDanceError: The model cannot be loaded.
+        RewardDanceError: The model cannot be loaded, a file cannot be written, or workers die again and again.
     """
     pending = job.pending()
     pool = _Pool(job, load, session, deque(pending), gpus=gpus)
@@ -165,6 +189,19 @@ def _work(
             judge_shard_persistently(job, shard, judge, session, lambda: os.getppid() == driver_id)
             driver.send(_Done(shard))
     except RewardDanceError as error:
-        driver.send(_Broken(str(error)))
+        _tell(driver, str(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return  # the driver is gone or goes
+    except OSError as error:
+        _tell(driver, system_error_line(error))
+
+
+def _tell(driver: Connection, problem: str) -> None:
+    with suppress(OSError):  # the driver may be gone
+        driver.send(_Broken(problem))
+
+
+def _end_of(process: BaseProcess) -> str:
+    """How a process ended, in words."""
+    code = process.exitcode or 0
+    return f"the last one by signal {-code}" if code < 0 else f"the last one with exit code {code} and a message above"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rewarddance.core.errors import DataError, RewardDanceError, UsageError
-from rewarddance.core.files import sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import append_durably, errors_named, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Judgement, Status
 from rewarddance.serving.device_errors import has_lost_device
 from rewarddance.serving.manifest import Judge, Manifest, is_failure, judge_rows, written_key
@@ -67,6 +67,13 @@ class ShardJob:
     def journal_file(self, shard: int) -> Path:
         """What has happened to a shard that is not finished."""
         return self.folder / f"shard-{shard:07d}.journal"
+
+    def journal_bytes(self, shard: int) -> int:
+        """Size of the journal; 0 where there is none."""
+        try:
+            return self.journal_file(shard).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def pending(self) -> list[int]:
         """Shards that are not finished."""
@@ -174,7 +181,7 @@ def merge_shards(job: ShardJob, out: Path) -> int:
     failed = 0
     descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with errors_named(out), os.fdopen(descriptor, "wb") as file:
             expected = 0
             for line in _finished_lines(job):
                 if expected >= len(job.manifest) or written_key(line) != job.manifest.key(expected):
@@ -222,7 +229,11 @@ def _judged(job: ShardJob, judge: Judge, batch: Sequence[int], journal: _Journal
 
 
 def _read_journal(file: BinaryIO, session: str) -> _Journal:
-    """What was done before; cuts off an entry that a kill left half written."""
+    """What was done before; cuts off an entry that a kill left half written.
+
+    Raises:
+        DataError: An entry is damaged.
+    """
     journal = _Journal()
     file.seek(0)
     complete_bytes = 0
@@ -230,11 +241,14 @@ def _read_journal(file: BinaryIO, session: str) -> _Journal:
         if not line.endswith(b"\n"):
             break
         complete_bytes += len(line)
-        entry = json.loads(line)
-        if "begin" in entry:
-            journal.deaths.update(entry["begin"] if entry["session"] == session else ())
-        else:
-            journal.lines[int(entry["row"])] = line
+        try:
+            entry = json.loads(line)
+            if "begin" in entry:
+                journal.deaths.update(entry["begin"] if entry["session"] == session else ())
+            else:
+                journal.lines[int(entry["row"])] = line
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{file.name} is damaged; delete it to judge its rows again") from None
     # A row that got its line after all has killed nobody.
     for row in journal.lines:
         del journal.deaths[row]
@@ -248,6 +262,4 @@ def _entry(value: dict[str, object]) -> bytes:
 
 
 def _append(file: BinaryIO, lines: Iterable[bytes]) -> None:
-    file.write(b"".join(lines))
-    file.flush()
-    os.fsync(file.fileno())
+    append_durably(file, b"".join(lines))
