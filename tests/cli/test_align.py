@@ -191,7 +191,7 @@ def test_references_of_a_policy_that_will_not_be_are_forgotten(recipe: Recipe, i
 def test_gold_stands_beside_a_run_of_the_labs_generator(recipe: Recipe, judge: Path, tmp_path: Path):
     new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
     foreign, own = tmp_path / "foreign.txt", tmp_path / "own.txt"
-    foreign.write_text("a photo of a dog\n")
+    foreign.write_text("a circle red\n")
     own.write_text("a red circle left of a square\n")
     lab = {"path": "lab:drawn", "lora": {"target_modules": ["to_q"]}}
     recipe.tree |= {"rewards": [{"model": str(tmp_path / "pointwise")}], "sampling": {"denoising_steps": 2}}
@@ -202,6 +202,20 @@ def test_gold_stands_beside_a_run_of_the_labs_generator(recipe: Recipe, judge: P
     assert 0 < curves(load_generator(lab_generator()), 0)["gold"] < 1
     elsewhere = config.model_copy(update={"prompts": PromptsConfig(train=foreign)})
     assert load_inputs(elsewhere, resume=False).extra_curves is None
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+@pytest.mark.parametrize("place", ["train", "held_out"])
+def test_a_prompt_that_the_generator_cannot_read_is_named_before_any_work(
+    recipe: Recipe, tmp_path: Path, words: tuple[str, ...], place: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mixed.txt").write_text("a red circle\n\na dog\n")
+    lab = {"path": "lab:drawn", "lora": {"target_modules": ["to_q"]}}
+    path = recipe.write(generator=lab, prompts={"train": str(tmp_path / "own.txt"), place: str(tmp_path / "mixed.txt")})
+    (tmp_path / "own.txt").write_text("a red circle\n")
+    message = error_of(capsys, "align", path, *words, code=1)
+    assert "mixed.txt: line 3: this generator does not know the word 'dog'" in message
+    assert not recipe.out.exists()
 
 
 def test_the_reward_may_be_a_model_of_the_lab(recipe: Recipe, generators: dict[str, Path]):

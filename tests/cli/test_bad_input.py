@@ -262,6 +262,15 @@ def test_a_single_prompt_that_is_too_long_is_one_line(base: Path, pictures: Path
     assert "error: too_long: the question takes" in message
 
 
+@pytest.mark.parametrize("verb", ["score", "compare"])
+def test_a_prompt_that_is_not_utf8_is_bad_usage(
+    base: Path, pictures: Path, verb: str, capsys: pytest.CaptureFixture[str]
+):
+    media = ("--candidate", pictures / "0.png") if verb == "score" else (pictures / "0.png", pictures / "1.png")
+    message = error_of(capsys, verb, base, *media, "--prompt", os.fsdecode(b"caf\xe9"), code=2)
+    assert "Invalid value for '--prompt': it holds bytes that are not UTF-8" in message
+
+
 def test_a_picture_that_is_a_folder_is_bad_usage(base: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
     message = error_of(capsys, "score", base, *of_two(pictures), "--candidate", pictures, code=2)
     assert f"'{pictures}' is a directory" in message

@@ -78,6 +78,30 @@ def test_prompts_that_cannot_be_judged_are_listed_and_the_command_fails(
     assert run(*words, "--max-failed-share", 0.5) == 0
 
 
+def test_a_prompt_outside_the_generators_grammar_fails_alone(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mixed.txt").write_text("a red circle\na dog\na blue square\n")
+    words = ("references", "lab:drawn", workplace / "model", tmp_path / "mixed.txt", "--out", tmp_path / "out")
+    few = ("--candidates", 2, "--top", 1, "--steps", 1)
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(*words, *few) == 1
+        printed = capsys.readouterr().out
+        assert "3 prompts, 1 of them without references, 0 failed" in printed
+        assert "  000001: this generator does not know the word 'dog' of 'a dog'" in printed
+    assert run(*words, *few, "--max-failed-share", 0.4) == 0
+
+
+def test_half_a_character_in_a_prompt_is_named_before_any_work(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (workplace / "half.jsonl").write_text('{"prompt": "a red circle"}\n{"prompt": "\\ud800"}\n')
+    words = ("references", *named(workplace, "half.jsonl"), "--out", tmp_path / "out", *FEW)
+    assert "half.jsonl: line 2 holds half a character" in error_of(capsys, *words, code=1)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -69,6 +69,20 @@ def test_what_is_there_is_not_searched_again(workplace: Path, found: Path, capsy
     assert contents(found) == before
 
 
+def test_a_prompt_outside_the_generators_grammar_fails_alone(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mixed.txt").write_text("a red circle\na dog\na blue square\n")
+    places = ("lab:drawn", workplace / "model", tmp_path / "mixed.txt", "--out", tmp_path / "out")
+    few = ("--steps", 1, "--candidates", 2, "--kind", "pointwise", "--judge", workplace / "judge")
+    capsys.readouterr()
+    for _ in range(2):
+        assert run("search", "best-of-n", *places, *few, "--instruction", "brief") == 1
+        printed = capsys.readouterr().out
+        assert "3 prompts, 1 of them without a winner, 0 pictures could not be judged" in printed
+        assert "  000001: this generator does not know the word 'dog' of 'a dog'" in printed
+
+
 def test_other_settings_are_refused_before_a_model_is_loaded(
     workplace: Path, found: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -55,7 +55,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left") as caught:  # noqa: PT012, SIM117
+    with pytest.raises(OSError, match="No space left") as caught:
         if way == "atomic":
             write_bytes_atomic(path, b"new")
         else:

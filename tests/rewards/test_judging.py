@@ -35,6 +35,16 @@ def test_judgements_come_back_in_order_with_their_ids(pairwise: Any, images: lis
     assert all(judgement.is_ok and judgement.instruction == "brief" for judgement in judgements)
 
 
+def test_a_prompt_with_half_a_character_fails_alone(pairwise: Any, images: list[Image.Image]):
+    requests = _requests(images)
+    plain = pairwise.judge(requests)
+    requests[1] = replace(requests[1], prompt="a \ud800 dog")
+    judgements = pairwise.judge(requests)
+    assert (judgements[1].status, judgements[1].score) == (Status.FAILED, None)
+    assert "half a character" in judgements[1].message
+    assert [one.score for one in judgements[2:]] == [one.score for one in plain[2:]]
+
+
 def test_the_score_is_the_sigmoid_of_the_reward(pairwise: Any, images: list[Image.Image]):
     judgement = pairwise.compare(PROMPT, images[1], images[0])
     assert judgement.score == pytest.approx(torch.sigmoid(torch.tensor(judgement.reward)).item())

@@ -15,6 +15,7 @@ from rewarddance.cli.options import (
     Instruction,
     Kind,
     Model,
+    Prompt,
     Revision,
     SourceMedia,
     TrustRemoteCode,
@@ -33,7 +34,7 @@ def compare(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE IMAGE...", exists=True, dir_okay=False, help="Two or more media.")
     ],
-    prompt: Annotated[str, typer.Option(help="The text that asked for the media.", show_default=False)],
+    prompt: Prompt,
     source_media: SourceMedia = None,
     instruction: Instruction = None,
     adapter: Adapter = None,

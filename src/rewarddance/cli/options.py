@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rewarddance.core.errors import UsageError
+from rewarddance.core.whole_text import is_whole_text
 
 if TYPE_CHECKING:
     from rewarddance.rewards.reasoning_settings import ReasoningSettings
@@ -19,6 +20,18 @@ Model = Annotated[
         help="Reward model, or instruct vision-language model to use zero-shot: a folder, a hub id, or `lab:SIZE`.",
         show_default=False,
     ),
+]
+
+
+def _whole(text: str | None) -> str | None:
+    if text is not None and not is_whole_text(text):
+        raise typer.BadParameter("it holds bytes that are not UTF-8; type it again as UTF-8")
+    return text
+
+
+Prompt = Annotated[str, typer.Option(callback=_whole, help="The text that asked for the media.", show_default=False)]
+OptionalPrompt = Annotated[
+    str | None, typer.Option("--prompt", callback=_whole, help="The text that asked for the media.", show_default=False)
 ]
 Adapter = Annotated[
     str | None, typer.Option(help="LoRA adapter on top of MODEL: a local folder or a hub id.", show_default=False)

@@ -19,6 +19,7 @@ from rewarddance.cli.options import (
     MaxFailedShare,
     MaxReasonTokens,
     Model,
+    OptionalPrompt,
     Reasons,
     Revision,
     Samples,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 def score(
     model: Model,
-    prompt: Annotated[str | None, typer.Option(help="The text that asked for the media.", show_default=False)] = None,
+    prompt: OptionalPrompt = None,
     candidate: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The medium to judge.", show_default=False)
     ] = None,

@@ -18,6 +18,10 @@ class ConfigError(UsageError):
     """A config file or `--set` override that does not fit the schema; names the dotted path."""
 
 
+class PromptError(UsageError):
+    """A prompt that a generator cannot read; of many prompts, it fails alone."""
+
+
 class DataError(RewardDanceError, ValueError):
     """A data set that cannot be used: empty, unreadable, or above its share of bad rows."""
 

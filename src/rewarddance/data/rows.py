@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
+from rewarddance.core.whole_text import is_whole_text
 from rewarddance.data.records import ComparisonRecord
 
 
@@ -137,11 +138,9 @@ def numbers_field(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
 
 
 def _storable(text: str, name: str) -> str:
-    """The text itself. JSON can hold half a surrogate pair, which no UTF-8 file can: such a row is broken."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"field {name!r} holds half a letter (an unpaired surrogate)") from None
+    """The text itself; a row with half a character is broken."""
+    if not is_whole_text(text):
+        raise DataError(f"field {name!r} holds half a character (an unpaired surrogate)")
     return text
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.core.errors import ModelError, PromptError
 
 NAME = "phrases.json"
 
@@ -43,7 +43,7 @@ class PhraseEncoder:
         """One-hot rows; a phrase that the prompt does not have is all zeros.
 
         Raises:
-            UsageError: A word is not of the grammar, or a prompt has no phrase or too many.
+            PromptError: A word is not of the grammar, or a prompt has no phrase or too many.
         """
         return torch.tensor([self._rows(prompt) for prompt in prompts])
 
@@ -64,10 +64,10 @@ class PhraseEncoder:
                 link = value
             elif name is not None:
                 if not found:
-                    raise UsageError(f"the prompt {prompt!r} does not begin with one of: {self._words(opening)}")
+                    raise PromptError(f"the prompt {prompt!r} does not begin with one of: {self._words(opening)}")
                 found[-1][name] = value
         if not 1 <= len(found) <= self.phrases:
-            raise UsageError(
+            raise PromptError(
                 f"the prompt {prompt!r} has {len(found)} phrases; this generator reads 1 to {self.phrases}"
             )
         empty = [[0.0] * self.width] * (self.phrases - len(found))
@@ -83,7 +83,7 @@ class PhraseEncoder:
         if word in self.fillers:
             return None, 0
         known = ", ".join(self._words(name) for name in self.slots)
-        raise UsageError(f"this generator does not know the word {word!r} of {prompt!r}; it knows {known}")
+        raise PromptError(f"this generator does not know the word {word!r} of {prompt!r}; it knows {known}")
 
     def _row(self, phrase: Mapping[str, int], link: int | None, place: int) -> list[float]:
         row: list[float] = []

@@ -13,6 +13,7 @@ import torch
 
 from rewarddance.core.errors import MediaError, ModelError
 from rewarddance.core.types import Judgement, JudgementCost, JudgementRequest, Status
+from rewarddance.core.whole_text import is_whole_text
 from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.instructions import Instruction
 from rewarddance.rewards.media_cache import MediaCache
@@ -157,6 +158,8 @@ def _plan(
     modes: _Modes,
     media: MediaCache,
 ) -> _Plan:
+    if not is_whole_text(request.prompt):
+        return _Plan(request, instruction, (), Failure(Status.FAILED, "the prompt holds half a character; correct it"))
     try:
         source = None if request.source_media is None else media.get(request.source_media)
         references = [media.get(reference) for reference in request.reference_images]

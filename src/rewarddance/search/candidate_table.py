@@ -44,7 +44,8 @@ def read_candidates(folder: Path) -> CandidateTable:
     try:
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
         lines = (folder / ROWS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
-        rows = list({row["prompt"]: row for row in map(json.loads, lines)}.values())
+        latest = {row["prompt"]: row for row in map(json.loads, lines)}.values()
+        rows = [row for row in latest if row["candidates"]]  # the generator could not read the others
     except OSError:
         raise DataError(f"{folder} holds no search; make one with `rewarddance search best-of-n`") from None
     except (ValueError, TypeError, KeyError):

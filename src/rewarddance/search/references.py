@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.core.errors import ModelError, PromptError, UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import Judgement, Ranking
@@ -203,7 +203,10 @@ def hold_tournament(
         ModelError: The judge has gone.
     """
     seeds = candidate_seeds(item.prompt, settings, generation)
-    pixels = generate([item.prompt] * len(seeds), seeds)
+    try:
+        pixels = generate([item.prompt] * len(seeds), seeds)
+    except PromptError as error:
+        return PromptReferences(item.id, item.prompt, (), problem=str(error)), {}
     if len(pixels) != len(seeds):
         raise UsageError(f"the generator made {len(pixels)} pictures for {len(seeds)} seeds")
     whole = [index for index, picture in enumerate(pixels) if is_whole(picture)]

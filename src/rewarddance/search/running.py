@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.core.errors import ModelError, PromptError, UsageError
 from rewarddance.data.prompts import PromptItem
 from rewarddance.generators.protocol import Generator
 from rewarddance.search import best_of_n, particles, path_search
@@ -44,7 +44,13 @@ class Search:
     judge_instruction: str | Path | None = None
 
     def run(self, prompt: str) -> SearchResult:
-        """Search for the best picture of a prompt."""
+        """Search for the best picture of a prompt; one that the generator cannot read has none, and costs nothing."""
+        try:
+            return self._run(prompt)
+        except PromptError as error:
+            return SearchResult(prompt, (), (), self.budget(), Budget(), problem=str(error))
+
+    def _run(self, prompt: str) -> SearchResult:
         asked = (self.generator, self.verifier, prompt)
         match self.settings:
             case BestOfNSettings() as settings:
@@ -129,8 +135,8 @@ def run_searches(
 
 
 def _watched(search: Search, result: SearchResult) -> Watch | None:
-    """What the held-out judge sees; None without one."""
-    if search.judge is None:
+    """What the held-out judge sees; None without one, or without pictures."""
+    if search.judge is None or not result.candidates:
         return None
     return watch(
         search.generator,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.core.whole_text import is_whole_text
 from rewarddance.rewards.instructions import instruction_identity
 
 Judge = Callable[[Sequence[JudgementRequest]], list[Judgement]]
@@ -194,17 +195,8 @@ def _check(row: Mapping[str, object]) -> None:
         texts = value if isinstance(value, list) and name == "reference_image" else [value]
         if not all(isinstance(text, str) or (text is None and name not in _REQUIRED) for text in texts):
             raise DataError(f"{name!r} is not text")
-        if not all(_can_be_written(str(text)) for text in texts):
-            raise DataError(f"{name!r} holds half a character, such as \\ud800 alone")
-
-
-def _can_be_written(text: str) -> bool:
-    """JSON may name half of a surrogate pair, which no file and no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        if not all(is_whole_text(str(text)) for text in texts):
+            raise DataError(f"{name!r} holds half a character (an unpaired surrogate)")
 
 
 def _text(value: object) -> str | None:

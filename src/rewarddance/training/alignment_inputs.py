@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rewarddance.config.alignment import AlignConfig, JudgeConfig, ReferencesConfig
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.fingerprints import is_same_model
 from rewarddance.core.seeding import numpy_rng
-from rewarddance.data.prompts import read_prompts
+from rewarddance.data.prompts import PromptItem, read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
 from rewarddance.generators.loading import load_generator
+from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Generator
 from rewarddance.rewards.backbones.kept_states import bytes_beside_training
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
@@ -209,9 +210,9 @@ def training_prompts(config: AlignConfig) -> tuple[str, ...]:
     """Prompts to learn on, each once.
 
     Raises:
-        DataError: The list cannot be used.
+        DataError: The list cannot be used, or the generator cannot read a prompt.
     """
-    return tuple(dict.fromkeys(item.prompt for item in read_prompts(config.prompts.train)))
+    return tuple(dict.fromkeys(item.prompt for item in _readable(config, config.prompts.train)))
 
 
 def evaluation_prompts(config: AlignConfig, training: Sequence[str]) -> tuple[str, ...]:
@@ -240,9 +241,19 @@ def prompt_kinds(config: AlignConfig) -> Mapping[str, str]:
 def _evaluated(config: AlignConfig) -> dict[str, str | None]:
     """The prompts that evaluations choose from, with their kinds; the first kind counts where one stands twice."""
     kinds: dict[str, str | None] = {}
-    for item in read_prompts(config.prompts.evaluated):
+    for item in _readable(config, config.prompts.evaluated):
         kinds.setdefault(item.prompt, item.kind)
     return kinds
+
+
+def _readable(config: AlignConfig, path: Path) -> tuple[PromptItem, ...]:
+    """A list of prompts, all of which the generator can read."""
+    items = read_prompts(path)
+    refused = refused_prompts(config.generator.path, (item.prompt for item in items))
+    first = next((item for item in items if item.prompt in refused), None)
+    if first is not None:
+        raise DataError(f"{path}: {first.place}: {refused[first.prompt]}")
+    return items
 
 
 def configured_references(config: AlignConfig, prompts: Sequence[str], needs_references: bool) -> ReferenceLookup:

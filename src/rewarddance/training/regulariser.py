@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.seeding import derive_seed, numpy_rng
+from rewarddance.core.whole_text import is_whole_text
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.generators.sampling import sample
 from rewarddance.objectives.flow import add_noise, flow_matching_loss
@@ -174,6 +175,8 @@ def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, Mapping) and isinstance(row.get("prompt"), str) and isinstance(row.get("image"), str)):
             raise DataError(f"{path}: line {number} has no `prompt` and `image`; give both as text")
+        if not is_whole_text(row["prompt"] + row["image"]):
+            raise DataError(f"{path}: line {number} holds half a character (an unpaired surrogate); correct it")
     if not rows:
         raise DataError(f"{path}: holds no pictures")
     pairs = tuple((row["prompt"], path.parent / row["image"]) for row in rows)
