@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_what_is_there_is_not_made_again(workplace: Path, made: Path, capsys: py
         "resumed": 2,
     }
     assert contents(made) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off", "another"])
+def test_pictures_that_are_missing_or_damaged_are_made_again_as_they_were(
+    workplace: Path, made: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    out = shutil.copytree(made, tmp_path / "copy")
+    before = contents(out)
+    first, second, *_ = sorted((out / "generation-0000" / "images").glob("*.png"))
+    spoil(damage, first, second)
+    capsys.readouterr()
+    assert run("references", *named(workplace), "--out", out, *FEW, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["resumed"] == 1
+    assert contents(out) == before
+
+
+def spoil(damage: str, path: Path, other: Path) -> None:
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if damage == "cut off" else other.read_bytes())
 
 
 def test_other_settings_are_refused_before_a_model_is_loaded(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_a_prompt_outside_the_generators_grammar_fails_alone(
         printed = capsys.readouterr().out
         assert "3 prompts, 1 of them without a winner, 0 pictures could not be judged" in printed
         assert "  000001: this generator does not know the word 'dog' of 'a dog'" in printed
+
+
+@pytest.mark.parametrize("place", ["winners", "candidates", "strips"])
+@pytest.mark.parametrize("damage", ["gone", "cut off", "gone from an older row"])
+def test_pictures_that_are_missing_or_damaged_are_made_again_as_they_were(
+    workplace: Path, found: Path, tmp_path: Path, place: str, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    out = shutil.copytree(found, tmp_path / "copy")
+    before = contents(out)
+    if damage == "gone from an older row":
+        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+        (out / "rows.jsonl").write_text(
+            "".join(json.dumps({key: row[key] for key in row if key != "files"}) + "\n" for row in rows)
+        )
+    path = sorted((out / place).glob("*.png"))[-1]
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    capsys.readouterr()
+    assert run(*words(workplace, "best-of-n", out, *FEW, "--candidates", 3, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["resumed"] == 1
+    if damage == "gone from an older row":
+        before["rows.jsonl"] = (out / "rows.jsonl").read_bytes()
+    assert contents(out) == before
 
 
 def test_other_settings_are_refused_before_a_model_is_loaded(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import UsageError
+from rewarddance.core.files import sha256_of
 
 
 def whole_lines(path: Path) -> bytes:
@@ -25,6 +26,19 @@ def cut_to_whole_lines(path: Path) -> bytes:
         file.truncate(len(whole))
         os.fsync(file.fileno())
     return whole
+
+
+def has_files(folder: Path, files: Mapping[str, str | None]) -> bool:
+    """Whether every file of a row is there, as it was written.
+
+    Args:
+        folder: Where the paths start.
+        files: Path to sha256; None where nobody knows it.
+    """
+    return all(
+        (folder / name).is_file() and (digest is None or sha256_of(folder / name) == digest)
+        for name, digest in files.items()
+    )
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:

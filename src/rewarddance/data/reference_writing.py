@@ -1,13 +1,13 @@
 """Writing a generation of reference images, prompt by prompt: a kill loses at most the prompt at hand.
 
 A prompt counts when its line is on the disk, and its pictures are there before it. One of which judgements had no
-answer is asked again, and its later line counts. Settings of a generation are written first; another run with other
-settings is refused, as its rows would not be comparable.
+answer is asked again, and its later line counts; so is one whose pictures are gone or damaged since. Settings of a
+generation are written first; another run with other settings is refused, as its rows would not be comparable.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,14 @@ from typing import Any
 from rewarddance.core.errors import DataError
 from rewarddance.core.files import append_durably, locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Status
-from rewarddance.data.prompt_rows import cut_to_whole_lines, refuse_other_settings, stored_settings, whole_lines
+from rewarddance.data.prompt_rows import (
+    as_stored,
+    cut_to_whole_lines,
+    has_files,
+    refuse_other_settings,
+    stored_settings,
+    whole_lines,
+)
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import (
     IMAGES_NAME,
@@ -72,11 +79,11 @@ class ReferenceWriter:
         return any(one["wins"] is not None for row in self._done.values() for one in row["candidates"])
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
+        """Those of the prompts that have no whole row yet; of equal texts, the first. Those set back come last.
 
-        Those that were set back come last.
+        A row is whole when it has every answer, and its pictures are there as they were written.
         """
-        return in_turn(self._place, _missing(self._done.values(), prompts))
+        return in_turn(self._place, _missing(self._place, self._done, prompts))
 
     def set_back(self, prompt: str) -> None:
         """Ask this prompt last when the generation is continued: the judge fell silent over it."""
@@ -105,6 +112,9 @@ class ReferenceWriter:
             ),
         )
         row = references_to_row(stored)
+        # Pictures that were lost, and came out as before: the row stands, and with it what was made of the references.
+        if self._done.get(references.prompt) == as_stored(row):
+            return
         with (self._place / ROWS_NAME).open("ab") as file:
             append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._done[references.prompt] = row
@@ -138,7 +148,7 @@ class ReferenceWriter:
 def missing_prompts(
     folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem], generation: int = 0
 ) -> tuple[PromptItem, ...]:
-    """Prompts that have no row yet, or one without some answers; of equal texts, the first.
+    """Prompts that have no whole row yet, as `ReferenceWriter.missing` finds them.
 
     Reads only, so it can be asked before a model loads.
 
@@ -148,7 +158,7 @@ def missing_prompts(
     place = generation_folder(folder, generation)
     _check_settings(place, settings)
     rows = whole_lines(place / ROWS_NAME)
-    return _missing({str(row["prompt"]): row for row in rows_of(rows, place / ROWS_NAME)}.values(), prompts)
+    return _missing(place, {str(row["prompt"]): row for row in rows_of(rows, place / ROWS_NAME)}, prompts)
 
 
 def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
@@ -179,7 +189,14 @@ def _unanswered_in(row: Mapping[str, Any]) -> int:
     return sum(failure["status"] == Status.UNANSWERED for failure in row["failures"])
 
 
-def _missing(rows: Iterable[Mapping[str, Any]], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-    done = {str(row["prompt"]) for row in rows if not _unanswered_in(row)}
-    new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
-    return tuple(item for item in prompts if new.get(item.prompt) is item)
+def _missing(
+    place: Path, rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]
+) -> tuple[PromptItem, ...]:
+    asked = {item.prompt: item for item in reversed(prompts)}
+    return tuple(item for item in prompts if asked[item.prompt] is item and not _is_whole(place, rows.get(item.prompt)))
+
+
+def _is_whole(place: Path, row: Mapping[str, Any] | None) -> bool:
+    if row is None or _unanswered_in(row):
+        return False
+    return has_files(place, {one["image"]: one["sha256"] for one in row["candidates"] if one["image"] is not None})

@@ -2,10 +2,11 @@
 
 `settings.json` comes first, and another search with other settings is refused. A prompt counts when its line in
 `rows.jsonl` is on the disk; its winner, its strip and its candidates are there before it. A prompt of which judgements
-had no answer is searched again, and its later line counts. `contact_sheet.png`, `budget.json` and `summary.json` are
-written when every prompt is done.
+had no answer is searched again, and its later line counts; so is one whose pictures are gone or damaged since.
+`contact_sheet.png`, `budget.json` and `summary.json` are written when every prompt is done.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -20,6 +21,7 @@ from rewarddance.core.files import append_durably, locked, sync_folder, write_by
 from rewarddance.data.prompt_rows import (
     as_stored,
     cut_to_whole_lines,
+    has_files,
     refuse_other_settings,
     stored_settings,
     whole_lines,
@@ -121,11 +123,11 @@ class SearchWriter:
         return any(watch is not None and watch["judge_gain"] is not None for watch in watches)
 
     def missing(self, prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-        """Those of the prompts that have no row yet, or one without some answers; of equal texts, the first.
+        """Those of the prompts that have no whole row yet; of equal texts, the first. Those set back come last.
 
-        Those that were set back come last.
+        A row is whole when it has every answer, and its pictures are there as they were written.
         """
-        return in_turn(self._folder, _without(self._done, prompts))
+        return in_turn(self._folder, _without(self._folder, self._done, prompts))
 
     def set_back(self, prompt: str) -> None:
         """Ask this prompt last when the search is continued: a judge fell silent over it."""
@@ -145,13 +147,18 @@ class SearchWriter:
         key = prompt_key(item.prompt)
         if item.prompt in self._done:
             self._forget_pictures(key)
-        pictures = self._kept_candidates(result, key)
+        pictures, files = self._picture_names(result, key), {f"{STRIPS_NAME}/{key}.png": png_of(strip_of(result))}
+        files |= {name: png_of(picture_of(result.candidates[index].pixels)) for index, name in pictures.items()}
         if result.winner is not None:
             name = f"{WINNERS_NAME}/{key}.png"
-            write_bytes_atomic(self._folder / name, png_of(picture_of(result.winner.pixels)))
+            files[name] = png_of(picture_of(result.winner.pixels))
             pictures.setdefault(result.order[0], name)
-        write_bytes_atomic(self._folder / STRIPS_NAME / f"{key}.png", png_of(strip_of(result)))
-        row = row_of(item, result, watch, pictures, unanswered)
+        for name, data in files.items():
+            write_bytes_atomic(self._folder / name, data)
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        row = row_of(item, result, watch, pictures, digests, unanswered)
+        if self._done.get(item.prompt) == as_stored(row):  # pictures that were lost came out as before
+            return
         with (self._folder / ROWS_NAME).open("ab") as file:
             append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._done[item.prompt] = row
@@ -189,26 +196,23 @@ class SearchWriter:
             for path in (self._folder / name).glob(f"{key}*.png"):
                 path.unlink()
 
-    def _kept_candidates(self, result: SearchResult, key: str) -> dict[int, str]:
+    def _picture_names(self, result: SearchResult, key: str) -> dict[int, str]:
+        """Files of the candidates that are kept, by index."""
         if self._keep == "winners":
             return {}
-        names: dict[int, str] = {}
-        for index, candidate in enumerate(result.candidates):
-            if is_whole(candidate.pixels):
-                names[index] = f"{CANDIDATES_NAME}/{key}-{index:03d}.png"
-                write_bytes_atomic(self._folder / names[index], png_of(picture_of(candidate.pixels)))
-        return names
+        whole = (index for index, candidate in enumerate(result.candidates) if is_whole(candidate.pixels))
+        return {index: f"{CANDIDATES_NAME}/{key}-{index:03d}.png" for index in whole}
 
 
 def missing_prompts(folder: Path, settings: Mapping[str, Any], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-    """Prompts that have no row yet, or one without some answers. Reads only: it can be asked before a model loads.
+    """Prompts that have no whole row yet. Reads only: it can be asked before a model loads.
 
     Raises:
         UsageError: The search was begun with other settings.
     """
     check_settings(folder, settings)
     path = folder / ROWS_NAME
-    return _without({str(row["prompt"]): row for row in _rows(whole_lines(path), path)}, prompts)
+    return _without(folder, {str(row["prompt"]): row for row in _rows(whole_lines(path), path)}, prompts)
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -245,10 +249,27 @@ def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
     )
 
 
-def _without(rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]) -> tuple[PromptItem, ...]:
-    done = {prompt for prompt, row in rows.items() if not unanswered_in(row)}
-    new = {item.prompt: item for item in reversed(prompts) if item.prompt not in done}
-    return tuple(item for item in prompts if new.get(item.prompt) is item)
+def _without(
+    folder: Path, rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]
+) -> tuple[PromptItem, ...]:
+    asked = {item.prompt: item for item in reversed(prompts)}
+    return tuple(
+        item for item in prompts if asked[item.prompt] is item and not _is_whole(folder, rows.get(item.prompt))
+    )
+
+
+def _is_whole(folder: Path, row: Mapping[str, Any] | None) -> bool:
+    return row is not None and not unanswered_in(row) and has_files(folder, _files_of(row))
+
+
+def _files_of(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Files of a stored row with their sha256, which rows of earlier versions do not have."""
+    if "files" in row:
+        return dict(row["files"])
+    key = prompt_key(row["prompt"])
+    winner = [] if row["winner"] is None else [f"{WINNERS_NAME}/{key}.png"]
+    kept = [one["picture"] for one in row["candidates"] if one["picture"] is not None]
+    return dict.fromkeys([*winner, *kept, f"{STRIPS_NAME}/{key}.png"])
 
 
 def _rows_by_prompt(path: Path) -> dict[str, Mapping[str, Any]]:

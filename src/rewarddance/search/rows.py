@@ -16,7 +16,12 @@ UNREAD = FailureKind.NO_ANSWER.value
 
 
 def row_of(
-    item: PromptItem, result: SearchResult, watch: Watch | None, pictures: Mapping[int, str], unanswered: int = 0
+    item: PromptItem,
+    result: SearchResult,
+    watch: Watch | None,
+    pictures: Mapping[int, str],
+    files: Mapping[str, str],
+    unanswered: int = 0,
 ) -> dict[str, Any]:
     """What is stored of a prompt.
 
@@ -25,6 +30,7 @@ def row_of(
         result: Its search.
         watch: What the held-out judge saw, if there is one.
         pictures: Files of the candidates that are kept, by index.
+        files: Every file of the prompt with its sha256.
         unanswered: Judgements to which there was no answer, those of the held-out judge included.
     """
     places = {index: place for place, index in enumerate(result.order, start=1)}
@@ -60,6 +66,7 @@ def row_of(
         "stated": asdict(result.stated),
         "spent": asdict(result.spent),
         "watch": None if watch is None else asdict(watch),
+        "files": dict(files),
         "candidates": candidates,
         "looks": looks,
     }
