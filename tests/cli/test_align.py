@@ -265,6 +265,63 @@ def test_a_resumed_run_meets_references_that_it_has_seen_with_the_same_bits(reci
     assert weights_of(last) == before
 
 
+# A run beside files that are not its own
+
+
+@pytest.mark.parametrize("name", ["generator", "adapter", "checkpoints", "report.html"])
+def test_a_new_run_takes_the_place_of_nothing_that_is_there(
+    recipe: Recipe, generators: dict[str, Path], name: str, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(generators["sd3"], recipe.out / name)
+    before = contents(recipe.out)
+    message = error_of(capsys, "align", recipe.write(), code=2)
+    assert f"{recipe.out} has no config.yaml of a run, but holds {name}, which a run would replace" in message
+    assert "give another `out`" in message
+    assert contents(recipe.out) == before
+
+
+def test_a_finished_run_whose_base_lies_where_it_writes_is_not_resumed(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+):
+    assert run("align", recipe.write()) == 0
+    before = contents(recipe.out)
+    own = recipe.out / "generator"
+    message = error_of(capsys, "align", recipe.write(), "--resume", "--set", f"generator.path={own}", code=2)
+    assert (
+        f"generator.path is {own}, which lies in {own}, and the run writes there; copy it to another place" in message
+    )
+    assert contents(recipe.out) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("rewards=[{{model: {path}}}]", "adapter/judge"),
+        ("judges=[{{model: {path}, shift: 1}}]", "checkpoints"),
+        ("prompts.train={path}", "samples/prompts.txt"),
+        ("references.folder={path}", "references"),
+    ],
+)
+def test_what_a_run_reads_may_not_lie_where_it_writes(
+    recipe: Recipe, key: str, place: str, capsys: pytest.CaptureFixture[str]
+):
+    path = recipe.out / place
+    path.mkdir(parents=True)
+    link = recipe.path.with_name("link")
+    link.symlink_to(path)
+    words = ("--set", "references.refresh_every=1", "--set", key.format(path=link))
+    message = error_of(capsys, "align", recipe.write(), *words, code=2)
+    assert f"is {link}, which lies in {recipe.out / Path(place).parts[0]}" in message
+    assert path.is_dir()
+
+
+def test_other_files_beside_a_run_are_left_alone(recipe: Recipe, prompts: Path):
+    recipe.out.mkdir()
+    own = Path(shutil.copy(prompts, recipe.out / "prompts.txt"))
+    assert run("align", recipe.write(prompts={"train": str(own)})) == 0
+    assert own.read_bytes() == prompts.read_bytes()
+
+
 # The memory plan
 
 

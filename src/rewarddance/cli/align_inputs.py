@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rewarddance.training.reward_signal import RewardSignal
     from rewarddance.training.workbench import ReferenceLookup
 
-REFERENCES_NAME = "references"
-
 
 @dataclass(frozen=True, slots=True)
 class AlignInputs:
@@ -58,14 +56,16 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         DataError: A list of prompts, or the references, cannot be used.
     """
     models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
-    if not _wants_refresh(config) and not any(name.startswith(LAB_PREFIX) for name in (config.generator.path, *models)):
+    if not config.makes_references and not any(
+        name.startswith(LAB_PREFIX) for name in (config.generator.path, *models)
+    ):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
     from rewarddance.training.run_folder import RunFolder
 
     # What is quick to check comes before what is slow to load.
     RunFolder(config.out).check(config, resume)
-    if resume:
+    if resume and config.makes_references:
         _forget_other_references(config)
     found = located(config)
     load.require_other_judges(found)
@@ -81,14 +81,9 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         reward=reward,
         judges=load.configured_judges(found, references, judges),
         references=references,
-        refresh_references=_refresher(found, rewards[0], prompts) if _wants_refresh(config) else None,
+        refresh_references=_refresher(found, rewards[0], prompts) if config.makes_references else None,
         extra_curves=_gold(config, evaluated),
     )
-
-
-def _wants_refresh(config: "AlignConfig") -> bool:
-    asked_by_guard = config.guard is not None and config.guard.action == "refresh_references"
-    return config.references.refresh_every is not None or asked_by_guard
 
 
 def _forget_other_references(config: "AlignConfig") -> None:
@@ -102,7 +97,7 @@ def _forget_other_references(config: "AlignConfig") -> None:
     if folder.is_changed(config):
         checkpoint = newest_complete(folder.checkpoints, AlignmentProgress)
         step = 0 if checkpoint is None else checkpoint.progress.optimizer_step
-        forget_generations_after(config.out / REFERENCES_NAME, step)
+        forget_generations_after(folder.references, step)
 
 
 def _gold(config: "AlignConfig", prompts: "Sequence[str]") -> "ExtraCurves | None":
@@ -129,6 +124,7 @@ def _refresher(
     from rewarddance.data.references import ReferenceStore
     from rewarddance.generators.protocol import ImageSize
     from rewarddance.search.references import TournamentSettings, pictures_of, reference_refresher
+    from rewarddance.training.run_folder import RunFolder
 
     if config.references.folder is None:
         raise UsageError(
@@ -144,7 +140,7 @@ def _refresher(
     return reference_refresher(
         model,
         [PromptItem(f"{place:06d}", prompt) for place, prompt in enumerate(prompts)],
-        config.out / REFERENCES_NAME,
+        RunFolder(config.out).references,
         settings,
         lambda policy: pictures_of(
             policy,

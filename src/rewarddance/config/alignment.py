@@ -352,14 +352,19 @@ class AlignConfig(BaseModel):
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
 
+    @property
+    def makes_references(self) -> bool:
+        """Whether the run may make reference images of its own, because it is told to or the guard is."""
+        asked_by_guard = self.guard is not None and self.guard.action == "refresh_references"
+        return self.references.refresh_every is not None or asked_by_guard
+
     def _require_use_of_the_worst(self) -> None:
         if self.regulariser.pretraining_data == "references":
             raise ValueError(
                 "regulariser.pretraining_data is `references`, and references.kept is bottom: the policy would learn "
                 "the worst pictures; change one of them"
             )
-        refreshes = self.guard is not None and self.guard.action == "refresh_references"
-        if self.references.refresh_every is not None or refreshes:
+        if self.makes_references:
             raise ValueError(
                 "new reference images are the best that the policy makes; references.kept: bottom needs those of the "
                 "folder, without references.refresh_every and guard.action refresh_references"

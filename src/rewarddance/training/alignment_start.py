@@ -107,8 +107,7 @@ def start_alignment(
 def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("alignment runs in one process on one GPU for now; start it without torchrun")
-    wants_new = config.guard is not None and config.guard.action == "refresh_references"
-    if (wants_new or config.references.refresh_every is not None) and refresh is None:
+    if config.makes_references and refresh is None:
         raise UsageError(
             "new reference images are asked for, and nobody was given to make them; pass refresh_references"
         )

@@ -206,9 +206,7 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, compute:
     kept = parameters if lora is not None else parameters - trained
     copies = 1 if lora is None else 0  # the reference policy; with adapters it is the network without them
     copies += isinstance(config.method, DiffusionNftConfig)  # the policy that made the pictures
-    copies += config.references.refresh_every is not None or (
-        config.guard is not None and config.guard.action == "refresh_references"
-    )
+    copies += config.makes_references
     return MemoryPart(
         name="transformer",
         parameters=parameters,

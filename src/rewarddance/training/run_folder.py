@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rewarddance.config.loader import dump_config
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import sync_folder, sync_tree, write_text_atomic
 from rewarddance.training.pause_points import reached
+from rewarddance.training.run_places import refuse_foreign_files, refuse_inputs_in_the_way, setting_of
 
 _FREE_TO_CHANGE = {
     "out",
@@ -58,8 +58,8 @@ class _Change:
 
     @property
     def setting(self) -> str:
-        """The key as the docs write it: `rewards[].weight`."""
-        return re.sub(r"\.\d+(?=\.|$)", "[]", self.key)
+        """The key as the docs write it."""
+        return setting_of(self.key)
 
     @property
     def is_free(self) -> bool:
@@ -131,6 +131,11 @@ class RunFolder:
         """The finished adapters alone, when there are any."""
         return self.path / "adapter"
 
+    @property
+    def references(self) -> Path:
+        """Reference images that the policy made on its way."""
+        return self.path / "references"
+
     def nonfinite_batch(self, rank: int) -> Path:
         """Records of the batch whose loss was not finite; one file a process."""
         return self.path / ("nonfinite_batch.json" if rank == 0 else f"nonfinite_batch_{rank}.json")
@@ -154,8 +159,10 @@ class RunFolder:
         """Whether a run with this config may write here; writes nothing.
 
         Raises:
-            UsageError: It holds a run already and `resume` was not asked for, or the run to resume had another config.
+            UsageError: It holds a run already and `resume` was not asked for, or the run to resume had another config,
+                or the run would write over what is not its own or what it reads.
         """
+        self.check_places(config)
         if not self.config.exists():
             return
         if not resume:
@@ -172,6 +179,16 @@ class RunFolder:
                 f"cannot resume {self.path} with another {', '.join(refused)}; "
                 "give the values of its config.yaml, or another `out`"
             )
+
+    def check_places(self, config: BaseModel) -> None:
+        """Whether a run with this config, new or resumed, would write over anything that is not its own.
+
+        Raises:
+            UsageError: It would.
+        """
+        refuse_inputs_in_the_way(self.path, config, _flat(config.model_dump(mode="json")))
+        if not self.config.exists():
+            refuse_foreign_files(self.path, config)
 
     def claim(self, config: BaseModel, optimizer_step: int = 0) -> None:
         """Make the folder this run's: write the resolved config, and note what it changes in a run that goes on.
