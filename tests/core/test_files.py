@@ -1,12 +1,17 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import (
     append_durably,
+    locked_folder,
     sha256_of,
     sync_tree,
     system_error_line,
@@ -174,3 +179,29 @@ def test_a_broken_manifest_is_a_problem_and_not_a_crash(complete_folder: Path, t
     (complete_folder / "manifest.json").write_text(text)
 
     assert verify_manifest(complete_folder) == ["manifest.json is not readable"]
+
+
+def test_a_locked_folder_is_made_and_an_empty_one_taken_away_again(tmp_path: Path):
+    with locked_folder(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with locked_folder(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").is_dir()
+
+
+def test_a_folder_is_locked_once_until_its_process_is_killed(tmp_path: Path):
+    program = (
+        "import sys, time; from pathlib import Path; from rewarddance.core.files import locked_folder\n"
+        "with locked_folder(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(UsageError, match="being written by another process"), locked_folder(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with locked_folder(tmp_path):
+        assert list(tmp_path.iterdir()) == []

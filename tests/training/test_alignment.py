@@ -565,6 +565,19 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
         align(align_config(tmp_path), StandInGenerator(), reward_of())
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_run_at_a_time_has_a_folder(tmp_path, resume):
+    refused = []
+
+    def begin_again(_):
+        with pytest.raises(UsageError, match="being written by another process"):
+            align(align_config(tmp_path), StandInGenerator(), reward_of(), resume=resume)
+        refused.append(True)
+
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), on_step=begin_again)
+    assert len(refused) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

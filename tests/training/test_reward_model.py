@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import DataError, DeviceMemoryError, NonFiniteError, UsageError
+from rewarddance.core.files import locked_folder
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import JudgementRequest
 from rewarddance.rewards.loading import load_reward_model, new_reward_model
@@ -154,6 +156,62 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     train_reward_model(config(tmp_path / "run"), StandInModel(), stand_in_comparisons(8), ())
     with pytest.raises(UsageError, match="--resume"):
         train_reward_model(config(tmp_path / "run"), StandInModel(), stand_in_comparisons(8), ())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_run_at_a_time_has_a_folder(tmp_path, resume):
+    settings, refused = config(tmp_path / "run"), []
+
+    def begin_again(_):
+        with pytest.raises(UsageError, match="being written by another process"):
+            train_reward_model(settings, StandInModel(), stand_in_comparisons(8), (), resume=resume)
+        refused.append(True)
+
+    train_reward_model(settings, StandInModel(), stand_in_comparisons(8), (), on_step=begin_again)
+    assert len(refused) == 2
+
+
+def test_a_killed_run_leaves_its_folder_free_although_it_had_workers(tmp_path):
+    settings = config(tmp_path / "run", data={"train": "unused", "workers": 2})
+
+    def kill(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            train_reward_model(settings, StandInModel(), stand_in_comparisons(8), (), on_step=kill)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    time.sleep(1)
+    with locked_folder(settings.out):
+        pass
+
+
+@pytest.mark.parametrize("name", ["model", "adapter", "checkpoints", "teacher_answers.jsonl"])
+def test_a_new_run_takes_the_place_of_nothing_that_is_there(tmp_path, name):
+    foreign = tmp_path / "run" / name / "weights"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("of another")
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=f"no config.yaml of a run, but holds {name}, which a run would replace"):
+            train_reward_model(config(tmp_path / "run"), StandInModel(), stand_in_comparisons(8), (), resume=resume)
+    assert foreign.read_text() == "of another"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("key", ["base", "train"])
+def test_what_a_run_reads_may_not_lie_where_it_writes(tmp_path, key):
+    train_reward_model(config(tmp_path / "run"), StandInModel(), stand_in_comparisons(8), ())
+    before = weights(tmp_path / "run")
+    own = str(tmp_path / "run" / "model")
+    blocks = {"base": {"model": {"base": own, "instruction": "none"}}, "train": {"data": {"train": own}}}
+    settings = config(tmp_path / "run", **blocks[key])
+    with pytest.raises(UsageError, match=rf"{key} is {own}, which lies in {own}, and the run writes there"):
+        train_reward_model(settings, StandInModel(), stand_in_comparisons(8), (), resume=True)
+    assert all(torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items())
 
 
 def test_a_run_is_not_resumed_with_another_config_or_other_data(tmp_path):

@@ -45,11 +45,13 @@ def align(
     if dry_run:
         _print_plan(settings, as_json=json)
         return
+    from rewarddance.core.files import locked_folder
     from rewarddance.training.alignment import align as run_alignment
 
     hide_transformers_bars()
     hide_diffusers_bars()
-    inputs = load_inputs(settings, resume)
+    with locked_folder(settings.out):
+        inputs = load_inputs(settings, resume)
     result = run_alignment(
         settings,
         generator=inputs.generator,

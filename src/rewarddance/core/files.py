@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -141,8 +141,37 @@ def lock_file(file: IO[bytes], path: Path) -> None:
     Raises:
         UsageError: Another process holds it.
     """
+    _lock(file.fileno(), path)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """`locked` for everything in a folder; it needs no file there.
+
+    Args:
+        folder: Made if it is not there, and then taken away again if it is still empty at the end.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, folder)
+        try:
+            yield
+        finally:
+            if is_new:
+                with suppress(OSError):
+                    folder.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"{path} is being written by another process; wait, or write to another place") from None
     except OSError:

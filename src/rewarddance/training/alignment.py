@@ -13,6 +13,7 @@ import torch
 
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.core.errors import DataError, MediaError, ModelError, RewardError
+from rewarddance.core.files import locked_folder
 from rewarddance.generators.protocol import Generator
 from rewarddance.training.alignment_progress import AlignmentProgress
 from rewarddance.training.alignment_run import AlignmentReport, AlignmentRun, ExtraCurves, RefreshReferences
@@ -88,7 +89,8 @@ def align(
         references: Looks reference images up; None reads the config's folder.
 
     Raises:
-        UsageError: The folder holds a run already, or parts of the config do not fit each other or the run to resume.
+        UsageError: The folder holds a run already, another process runs in it, or parts of the config do not fit each
+            other or the run to resume.
         ModelError: A model cannot be loaded, or the judge of new reference images is away; then as for RewardError.
         DataError: A list of prompts, or the references, cannot be used.
         RewardError: A reward gave no usable numbers; what was done so far is saved, and the run can be resumed.
@@ -96,7 +98,7 @@ def align(
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
     """
-    with full_memory_in_words(advice_for_resume(config)):
+    with full_memory_in_words(advice_for_resume(config)), locked_folder(config.out):
         run = start_alignment(
             config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
         )

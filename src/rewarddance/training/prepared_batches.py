@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from rewarddance.core.errors import RewardDanceError
+from rewarddance.core.parent_process import end_with_parent
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.rewards.protocol import PreparedComparisons, RewardModel
 from rewarddance.rewards.reasoning_settings import Format
@@ -132,3 +133,5 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(worker: int) -> None:
     # The tokenizer's own threads do not survive a fork; it says so on every start unless told.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # It has inherited the lock on the run's folder.
+    end_with_parent()

@@ -7,6 +7,7 @@ Source:
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,10 +15,12 @@ from pathlib import Path
 import torch
 
 from rewarddance.config.training import TrainConfig
+from rewarddance.core.files import locked_folder
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.training.checkpoints import RunProgress
 from rewarddance.training.device_memory import full_memory_in_words
+from rewarddance.training.learner import new_accelerator
 from rewarddance.training.pause_points import reached
 from rewarddance.training.run import Run, StepReport, start_run
 from rewarddance.training.schedule import cosine_with_warmup
@@ -67,14 +70,18 @@ def train_reward_model(
         evaluate: Replaces the built-in held-out accuracy; called on the main process, higher is better.
 
     Raises:
-        UsageError: The folder holds a run already, or the config does not fit the model or the run to resume.
+        UsageError: The folder holds a run already, another run goes on in it, or the config does not fit the model or
+            the run to resume.
         DataError: There is nothing to learn from.
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
         DeviceMemoryError: The GPU's memory is full; one process alone has saved the steps that were finished.
     """
-    with full_memory_in_words(_memory_advice(config)):
-        run = start_run(config, model, train, held_out, resume, evaluate)
+    accelerator = new_accelerator()
+    # Of several processes of one run, the main one alone writes files.
+    alone = locked_folder(config.out) if accelerator.is_main_process else nullcontext()
+    with full_memory_in_words(_memory_advice(config)), alone:
+        run = start_run(config, accelerator, model, train, held_out, resume, evaluate)
         progress = _learned(run, on_step)
         is_finished = progress.optimizer_step >= run.plan.total_steps
         return TrainingResult(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import UsageError
@@ -24,7 +25,7 @@ from rewarddance.training.checkpoints import (
 )
 from rewarddance.training.data_order import DataOrder
 from rewarddance.training.held_out import held_out_right
-from rewarddance.training.learner import Learner, StepFigures, new_accelerator
+from rewarddance.training.learner import Learner, StepFigures
 from rewarddance.training.learning_data import ChosenComparisons, comparisons_held_out, comparisons_to_learn
 from rewarddance.training.optimizer_state import (
     optimizer_tensors,
@@ -211,6 +212,7 @@ class Run:
 
 def start_run(
     config: TrainConfig,
+    accelerator: Accelerator,
     model: RewardModel | None,
     train: Sequence[Comparison] | None,
     held_out: Sequence[Comparison] | None,
@@ -219,9 +221,8 @@ def start_run(
 ) -> Run:
     """Choose the data, make the model ready, claim the folder, and go back to where the run was.
 
-    The arguments are those of `train_reward_model`.
+    The arguments are those of `train_reward_model`, and the processes of the run.
     """
-    accelerator = new_accelerator()
     folder = RunFolder(config.out)
     if accelerator.is_main_process:
         folder.check(config, resume)
