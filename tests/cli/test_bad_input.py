@@ -15,6 +15,7 @@ from rewarddance.data.comparisons import write_comparisons
 from rewarddance.data.records import ComparisonRecord
 from tests.cli import spoiled
 from tests.cli.command_line import contents, error_of, run
+from tests.full_disk import files_end_at
 from tests.tiny_models import FAMILIES, save_tiny_model
 
 LONG_PROMPT = "a cat " * 16_667  # 100,002 characters
@@ -79,6 +80,25 @@ def judged(base: Path, pictures: Path, *rows: dict[str, str]) -> tuple[int, list
     out = pictures / f"judged{len(rows)}.jsonl"
     code = run("score", base, "--manifest", pictures / "rows.jsonl", "--out", out)
     return code, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+# A full disk
+
+
+def test_a_full_disk_is_one_line_with_the_place_and_what_to_do(
+    base: Path, pictures: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (pictures / "rows.jsonl").write_text('{"prompt": "a", "candidate": "0.png", "reference_image": "1.png"}\n')
+    commands = {
+        tmp_path / "judged.jsonl": ("score", base, "--manifest", pictures / "rows.jsonl", "--out"),
+        tmp_path / "drawn" / "comparisons.parquet": ("lab", "draw", "--out"),
+        tmp_path / "run" / "config.yaml": ("train", config, "--out"),
+    }
+    for place, words in commands.items():
+        folder = tmp_path / place.relative_to(tmp_path).parts[0]
+        with files_end_at(10):
+            message = error_of(capsys, *words, folder, code=1)
+        assert f"File too large: {place}; free some and give the same command again" in message
 
 
 # Configs and run folders

@@ -67,7 +67,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path, monkey
             with path.open("ab") as file:
                 append_durably(file, b"new")
 
-    advice = "make room there, and start the command again"
+    advice = "free some and give the same command again, `align` and `train` with --resume; what was saved is intact"
     assert system_error_line(caught.value) == f"No space left on device: {path}; {advice}"
 
 

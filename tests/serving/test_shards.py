@@ -358,7 +358,7 @@ def test_a_worker_that_died_since_its_last_message_is_replaced(tmp_path: Path):
 def test_a_full_disk_ends_the_job_with_one_line_and_no_worker_stays(tmp_path: Path, when: str):
     manifest = write_rows(tmp_path, list("abcdefgh"))
     loader = partial(load_on_a_full_disk, 0 if when == "open" else 700)
-    with pytest.raises(RewardDanceError, match=r"(No space left|too large).*shard-0000000\.journal; make room there"):
+    with pytest.raises(RewardDanceError, match=r"(No space left|too large).*shard-0000000\.journal; free some"):
         judge_in_shards(loader, manifest, tmp_path / "out.jsonl", crew(1))
     assert not multiprocessing.active_children()
 

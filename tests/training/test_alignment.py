@@ -32,6 +32,7 @@ from rewarddance.training.guard_observation import Observation
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.regulariser import Pretraining
 from rewarddance.training.reward_signal import Patience, RewardSignal, ScorerReward
+from tests.full_disk import files_end_at
 from tests.tiny_models import save_tiny_model
 from tests.training.stand_in_generator import (
     AT_ONCE,
@@ -563,6 +564,26 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     align(align_config(tmp_path), StandInGenerator(), reward_of())
     with pytest.raises(UsageError, match="holds a run already"):
         align(align_config(tmp_path), StandInGenerator(), reward_of())
+
+
+class TooLarge(StandInGenerator):
+    """Finds the disk full at the very end of a run."""
+
+    def save(self, folder):
+        with files_end_at(1000):
+            super().save(folder)
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_with_room(tmp_path):
+    with pytest.raises(CheckpointError, match=r"make room and continue with --resume") as caught:
+        align(align_config(tmp_path), TooLarge(), reward_of())
+    assert f"{tmp_path / 'run' / 'generator'} could not be written" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("*generator*"))
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step-00000004")
+    before = {path: path.read_bytes() for path in checkpoint.iterdir()}
+    assert align(align_config(tmp_path), StandInGenerator(), reward_of(), resume=True).is_finished
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 _FILE_MODE = 0o666
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ON_FULL_DISK = "free some and give the same command again, `align` and `train` with --resume; what was saved is intact"
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -95,6 +96,12 @@ def append_durably(file: IO[bytes], data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """The same to a file that is not open, made if it is not there."""
+    with path.open("ab") as file:
+        append_durably(file, data)
+
+
 @contextmanager
 def errors_named(path: Path) -> Iterator[None]:
     """Let errors of the system name a file; those of writing to an open one do not.
@@ -113,8 +120,9 @@ def errors_named(path: Path) -> Iterator[None]:
 def system_error_line(error: OSError) -> str:
     """What the system refused, where, and on a full disk what to do."""
     place = f": {error.filename}" if error.filename else ""
-    advice = "; make room there, and start the command again" if error.errno in _NO_ROOM else ""
-    return f"{error.strerror or error}{place}{advice}"
+    if error.errno in _NO_ROOM:  # libraries put words of their own in the place of the system's
+        return f"{os.strerror(error.errno)}{place}; {_ON_FULL_DISK}"
+    return f"{error.strerror or error}{place}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import sync_folder, write_json_atomic
+from rewarddance.core.files import errors_named, sync_folder, write_json_atomic
 from rewarddance.core.types import Comparison, Media
 from rewarddance.data.records import ComparisonRecord
 from rewarddance.data.storage import LATER_COLUMNS, SCHEMA, SCHEMA_VERSION, VERSION_KEY, record_to_row, row_to_record
@@ -76,7 +76,7 @@ def write_comparisons(folder: Path, records: Iterable[ComparisonRecord]) -> int:
     partial = folder / f".{PARQUET_NAME}.partial"
     tally = _Tally()
     try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        with errors_named(folder / PARQUET_NAME), pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
             stream = iter(records)
             while chunk := list(islice(stream, _ROW_GROUP)):
                 for record in chunk:

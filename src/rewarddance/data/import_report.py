@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rewarddance.core.files import write_json_atomic
+from rewarddance.core.files import errors_named, write_json_atomic
 from rewarddance.data.records import ComparisonRecord
 
 REPORT_NAME = "import_report.json"
@@ -121,7 +121,7 @@ class ImportTally:
     def add_problems(self, problems: list[ImportProblem]) -> None:
         """Count and list the problems of one row."""
         self.bad_rows += bool(problems)
-        with self.problems_file.open("a", encoding="utf-8") as file:
+        with errors_named(self.problems_file), self.problems_file.open("a", encoding="utf-8") as file:
             for problem in problems:
                 self.bad[problem.reason] += 1
                 file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")

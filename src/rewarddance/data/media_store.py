@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from rewarddance.core.errors import MediaError, OversizedMediaError
-from rewarddance.core.files import sha256_of
+from rewarddance.core.files import errors_named, sha256_of
 from rewarddance.core.media import CLIP_SUFFIXES, MediaFacts, MediaLimits, inspect_media
 from rewarddance.core.types import Media
 
@@ -91,7 +91,8 @@ class MediaStore:
         path = self._place(digest, _SUFFIXES.get(facts.format, f".{facts.format}"))
         if not path.is_file() or path.stat().st_size != len(data):
             partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(data)
+            with errors_named(partial):
+                partial.write_bytes(data)
             partial.replace(path)
         return _merged(media, _described(path, facts, digest))
 

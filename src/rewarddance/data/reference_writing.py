@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import append_durably, locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import append_bytes, locked, sha256_of, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Status
 from rewarddance.data.prompt_rows import (
     as_stored,
@@ -115,8 +115,8 @@ class ReferenceWriter:
         # Pictures that were lost, and came out as before: the row stands, and with it what was made of the references.
         if self._done.get(references.prompt) == as_stored(row):
             return
-        with (self._place / ROWS_NAME).open("ab") as file:
-            append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        append_bytes(self._place / ROWS_NAME, line)
         self._done[references.prompt] = row
 
     def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> ReferenceSummary:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import write_text_atomic
+from rewarddance.core.files import errors_named, write_text_atomic
 from rewarddance.core.types import Choice, Comparison, JudgementCost, Media, Status
 from rewarddance.rewards.instructions import instruction_identity
 
@@ -148,7 +148,7 @@ def write_rows(path: Path, rows: Iterable[JudgementRow]) -> None:
 
 def append_rows(path: Path, rows: Iterable[JudgementRow]) -> None:
     """Add rows to the end of the file."""
-    with path.open("a", encoding="utf-8") as file:
+    with errors_named(path), path.open("a", encoding="utf-8") as file:
         file.write("".join(map(_line, rows)))
 
 

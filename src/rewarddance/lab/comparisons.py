@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from rewarddance.core.files import write_json_atomic
+from rewarddance.core.files import errors_named, write_json_atomic
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Choice, Media
 from rewarddance.data.comparisons import write_comparisons
@@ -118,7 +118,8 @@ def _draw_record(
     media = []
     for place, picture in zip(("a", "b"), pixels, strict=True):
         path = Path("media") / f"{split}-{number:05d}-{place}.png"
-        Image.fromarray((picture * 255).round().astype(np.uint8)).save(folder / path)
+        with errors_named(folder / path):
+            Image.fromarray((picture * 255).round().astype(np.uint8)).save(folder / path)
         media.append(Media(path))
     record = ComparisonRecord(
         id=f"{split}-{number:05d}",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import append_durably, locked, sync_folder, write_bytes_atomic, write_json_atomic
+from rewarddance.core.files import append_bytes, locked, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.data.prompt_rows import (
     as_stored,
     cut_to_whole_lines,
@@ -159,8 +159,8 @@ class SearchWriter:
         row = row_of(item, result, watch, pictures, digests, unanswered)
         if self._done.get(item.prompt) == as_stored(row):  # pictures that were lost came out as before
             return
-        with (self._folder / ROWS_NAME).open("ab") as file:
-            append_durably(file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        append_bytes(self._folder / ROWS_NAME, line)
         self._done[item.prompt] = row
 
     def finish(self, prompts: Sequence[PromptItem], resumed: int = 0) -> SearchSummary:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.core.errors import DataError
-from rewarddance.core.files import sha256_of
+from rewarddance.core.files import errors_named, sha256_of
 from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Status
 from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardModel
@@ -102,7 +102,7 @@ def _ask(
     missing: Sequence[int],
     path: Path,
 ) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with errors_named(path), path.open("a", encoding="utf-8") as file:
         for start in range(0, len(missing), _AT_ONCE):
             chunk = missing[start : start + _AT_ONCE]
             shown = [_candidate_second(comparisons[index]) for index in chunk]

@@ -82,13 +82,7 @@ def _of_prompts(comparisons: ComparisonSet, share: float, *, is_held_out: bool) 
 
 
 def _stored_held_out(folder: Path, split: str | None, dimension: str | None) -> Sequence[Comparison]:
-    stored = ComparisonSet.open(folder)
-    if split is not None and split not in stored.splits:
-        _log.warning(
-            "%s has no split %r: nothing is held out, and the last weights are taken as the best", folder, split
-        )
-        return ()
-    return stored.select(split=split, dimension=dimension)
+    return ComparisonSet.open(folder).select(split=split, dimension=dimension)
 
 
 def _chosen(

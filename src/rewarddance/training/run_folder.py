@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from safetensors import SafetensorError
 
 from rewarddance.config.loader import dump_config
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import CheckpointError, UsageError
 from rewarddance.core.files import sync_folder, sync_tree, write_text_atomic
 from rewarddance.training.pause_points import reached
 from rewarddance.training.run_places import refuse_foreign_files, refuse_inputs_in_the_way, setting_of
@@ -223,12 +224,21 @@ def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
     Args:
         final: The name that it gets once it is complete and on the disk.
         write: Fills the empty folder that it is given.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written to. What was there is as it was.
     """
     staged = final.with_name(f".staged-{final.name}")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    write(staged)
-    sync_tree(staged)
+    try:
+        staged.mkdir(parents=True)
+        write(staged)
+        sync_tree(staged)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise CheckpointError(
+            f"{final} could not be written ({error}); the checkpoints are intact: make room and continue with --resume"
+        ) from error
     reached(f"{final.name}:written")
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rewarddance.core.files import write_json_atomic, write_text_atomic
+from rewarddance.core.files import errors_named, write_json_atomic, write_text_atomic
 
 STEP = "optimizer_step"
 
@@ -43,18 +43,21 @@ class MetricsLog:
         """
         if path is not None and path.exists():
             write_text_atomic(path, "".join(_lines_up_to(path, resumed_step)))
+        self._path = path or Path()
         self._file = None if path is None else path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, object]) -> None:
         """Add a line and hand it to the operating system at once."""
         if self._file is not None:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+            with errors_named(self._path):
+                self._file.write(json.dumps(row, allow_nan=False) + "\n")
+                self._file.flush()
 
     def sync(self) -> None:
         """Bring the file to the disk: no checkpoint may know of steps that the log has lost."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with errors_named(self._path):
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -63,7 +66,8 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with errors_named(self._path):
+                self._file.close()
 
 
 def write_environment(path: Path, seed: int, processes: int, device: torch.device) -> None:
