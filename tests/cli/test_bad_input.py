@@ -153,7 +153,7 @@ def test_training_stops_at_a_broken_picture_and_goes_on_when_it_is_mended(
 ):
     whole = (pictures / "2.png").read_bytes()
     (pictures / "2.png").write_text("not a picture")
-    words = ("train", config, "--set", "batch_size=1", "--set", "save_every=1", "--set", "data.evaluation_split=none")
+    words = ("train", config, "--set", "batch_size=1", "--set", "save_every=1", "--set", "data.held_out_share=0")
 
     capsys.readouterr()
     assert run(*words) == 1

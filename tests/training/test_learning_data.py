@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from rewarddance.config.training import DataConfig, ModelConfig, TrainConfig
+from rewarddance.core.errors import DataError
 from rewarddance.core.types import Media
 from rewarddance.data.comparisons import write_comparisons
 from rewarddance.data.records import ComparisonRecord
@@ -50,6 +51,11 @@ def test_reference_sets_are_learned_beside_the_comparisons(tmp_path: Path) -> No
     # Two rankings of three: 3 pairs and 3 sets each.
     shown = [len(learned[place].beside_first) for place in range(len(learned))]
     assert shown == [0] * 6 + [1] * 6
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(folder: Path) -> None:
+    with pytest.raises(DataError, match="no comparisons with split 'validatoin'; there are: train"):
+        comparisons_held_out(config(folder, evaluation_split="validatoin"), None)
 
 
 def test_a_named_split_is_held_out_instead_of_a_share(folder: Path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import DataError
@@ -61,7 +60,11 @@ def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None
 
 
 def comparisons_held_out(config: TrainConfig, given: Sequence[Comparison] | None) -> ChosenComparisons:
-    """Comparisons with a preference (no ties) to measure accuracy on; empty when there are none."""
+    """Comparisons with a preference (no ties) to measure accuracy on; empty when there are none.
+
+    Raises:
+        DataError: The split that is named has no comparisons.
+    """
     data = config.data
     if given is None and data.holds_out_prompts:
         learned = ComparisonSet.open(data.train).select(split=data.train_split, dimension=data.dimension)
@@ -69,7 +72,8 @@ def comparisons_held_out(config: TrainConfig, given: Sequence[Comparison] | None
     elif given is None and data.evaluation is None and data.evaluation_split is None:
         given = ()
     elif given is None:
-        given = _stored_held_out(data.evaluation or data.train, data.evaluation_split, data.dimension)
+        stored = ComparisonSet.open(data.evaluation or data.train)
+        given = stored.select(split=data.evaluation_split, dimension=data.dimension)
     count = config.evaluation_comparisons
     return _chosen(given, lambda target: target not in (None, _TIE), count, config.seed, "held_out")
 
@@ -79,10 +83,6 @@ def _of_prompts(comparisons: ComparisonSet, share: float, *, is_held_out: bool) 
     shares = {"held_out": share, "learned": 1 - share}
     wanted = "held_out" if is_held_out else "learned"
     return comparisons.where([split_of_prompt(prompt, shares) == wanted for prompt in comparisons.prompts()])
-
-
-def _stored_held_out(folder: Path, split: str | None, dimension: str | None) -> Sequence[Comparison]:
-    return ComparisonSet.open(folder).select(split=split, dimension=dimension)
 
 
 def _chosen(
