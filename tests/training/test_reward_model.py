@@ -56,9 +56,10 @@ def drawn(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["pairwise", "pointwise", "scalar"])
 def test_every_paradigm_learns_one_batch_by_heart(tmp_path, base, drawn, kind):
     settings = config(
-        tmp_path / "run", model={"base": str(base), "kind": kind, "instruction": "none"}, epochs=24, batch_size=8
+        tmp_path / "run", model={"base": str(base), "kind": kind, "instruction": "none"}, epochs=12, batch_size=8
     )
-    result = train_reward_model(settings, train=drawn[:4], held_out=drawn[:4])
+    # Four comparisons, each twice in the batch.
+    result = train_reward_model(settings, train=[*drawn[:4], *drawn[:4]], held_out=drawn[:4])
     assert result.is_finished
     assert result.best_accuracy == 1.0
     assert logged(result.folder)[-1]["loss"] < 0.3
@@ -110,6 +111,14 @@ def test_two_micro_batches_of_two_teach_the_same_as_one_of_four(tmp_path):
         train_reward_model(config(tmp_path / name, **sizes), model, stand_in_comparisons(8), ())
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 10**9}, {"batch_size": 3, "gradient_accumulation": 3}])
+def test_a_step_larger_than_the_data_is_refused_with_both_numbers(tmp_path, sizes):
+    step = sizes["batch_size"] * sizes.get("gradient_accumulation", 1)
+    with pytest.raises(UsageError, match=f"takes {step:,} comparisons .*, and there are 8 to learn from; lower"):
+        train_reward_model(config(tmp_path / "run", **sizes), StandInModel(), stand_in_comparisons(8), ())
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_loader_workers_change_nothing(tmp_path):

@@ -229,6 +229,7 @@ def start_run(
     accelerator.wait_for_everyone()
     learned, measured = comparisons_to_learn(config, train), comparisons_held_out(config, held_out)
     check_extras(config, learned)
+    _check_step(config, len(learned), accelerator.num_processes)
     model = model or _new_model(config, accelerator.device)
     adapters = select_trained_parameters(model.backbone.model, config.model, config.seed)
     dtype = compute_dtype(config.precision, accelerator.device)
@@ -246,6 +247,18 @@ def start_run(
         write_environment(folder.environment, config.seed, processes, learner.device)
     extras = extras_of(config, learned, folder, learner)
     return Run(config, folder, model, adapters, learned, measured, evaluate, learner, order, plan, progress, extras)
+
+
+def _check_step(config: TrainConfig, length: int, processes: int) -> None:
+    """A step that is larger than the data would show some of it several times, and epochs would mean nothing."""
+    size = config.batch_size * config.gradient_accumulation * processes
+    if size > length:
+        shared = f" * {processes} processes" if processes > 1 else ""
+        raise UsageError(
+            f"one optimizer step takes {size:,} comparisons (batch_size {config.batch_size:,} * gradient_accumulation "
+            f"{config.gradient_accumulation:,}{shared}), and there are {length:,} to learn from; "
+            "lower batch_size or gradient_accumulation"
+        )
 
 
 def _loss_settings(config: TrainConfig) -> LossSettings:
