@@ -1,6 +1,7 @@
 """`rewarddance parity` and `rewarddance rationales`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rewarddance.lab.comparisons import draw_comparisons
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.protocol import RewardModel
 from tests.chat_server import chat_server, model_answers, says
-from tests.cli.command_line import error_of, run
+from tests.cli.command_line import contents, error_of, run
 from tests.tiny_models import save_tiny_model
 
 
@@ -70,6 +71,30 @@ def test_the_lab_s_teacher_and_judge_keep_what_is_right(data, tmp_path, capsys):
     assert found["kept"] == len(kept) > 0
     assert all(one.rationale.startswith("image 1 has ") for one in kept)
     assert found["comparisons"] == len(ComparisonSet.open(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("is_the_same", [True, False])
+def test_rationales_do_not_replace_comparisons(is_the_same, data, tmp_path, capsys):
+    copy = shutil.copytree(data, tmp_path / "copy")
+    before = contents(copy)
+    asked_about = copy if is_the_same else data
+    message = error_of(capsys, "rationales", asked_about, "--out", copy, "--teacher", "lab:gold", code=2)
+    assert "copy: holds comparisons already; choose another folder" in message
+    assert contents(copy) == before
+
+
+def test_rationales_go_on_in_their_own_folder_and_do_not_replace_it_when_it_is_read(data, tmp_path, capsys):
+    words = ("--out", tmp_path / "out", "--teacher", "lab:gold")
+    assert run("rationales", data, *words, "--limit", 3) == 0
+    assert run("rationales", data, *words) == 0
+    assert len(ComparisonSet.open(tmp_path / "out")) == 6
+    assert "holds comparisons already" in error_of(capsys, "rationales", tmp_path / "out", *words, code=2)
+
+
+def test_a_draw_does_not_replace_comparisons(data, capsys):
+    few, before = ("--train", 1, "--validation", 1, "--test", 1), contents(data)
+    assert "holds comparisons already" in error_of(capsys, "lab", "draw", "--out", data, *few, code=2)
+    assert contents(data) == before
 
 
 def test_the_lab_s_wrong_rationales_are_dropped(data, tmp_path, capsys):

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rewarddance.core.errors import DataError
+from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.files import errors_named, sync_folder, write_json_atomic
 from rewarddance.core.types import Comparison, Media
 from rewarddance.data.records import ComparisonRecord
@@ -57,6 +57,20 @@ class _Tally:
             "sources": dict(sorted(self.sources.items())),
             "dimensions": sorted(self.dimensions),
         }
+
+
+def refuse_to_replace(folder: Path, advice: str = "choose another folder") -> None:
+    """Stop before comparisons are written where there are some already.
+
+    Args:
+        folder: Where they would go.
+        advice: What the user can do.
+
+    Raises:
+        UsageError: The folder holds comparisons.
+    """
+    if any((folder / name).exists() for name in (PARQUET_NAME, DATASET_NAME)):
+        raise UsageError(f"{folder}: holds comparisons already; {advice}")
 
 
 def write_comparisons(folder: Path, records: Iterable[ComparisonRecord]) -> int:

@@ -13,7 +13,7 @@ from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.media import DEFAULT_LIMITS, MediaLimits
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import Media
-from rewarddance.data.comparisons import PARQUET_NAME, write_comparisons
+from rewarddance.data.comparisons import refuse_to_replace, write_comparisons
 from rewarddance.data.import_report import PROBLEMS_NAME, ImportProblem, ImportReport, ImportTally
 from rewarddance.data.media_store import MediaMode, MediaProblem, MediaStore, StoreSettings, Verification
 from rewarddance.data.records import ComparisonRecord
@@ -66,8 +66,8 @@ def import_source(
         DataError: Files are missing or of another layout; or too many rows are bad, or none is good.
     """
     chosen = _source_of(source)
-    if (out / PARQUET_NAME).exists() and not overwrite:
-        raise UsageError(f"{out}: holds comparisons already; choose another folder, or overwrite them")
+    if not overwrite:
+        refuse_to_replace(out, "choose another folder, or overwrite them")
     inputs = find_inputs(chosen, path, split, media_root)
     out.mkdir(parents=True, exist_ok=True)
     (out / PROBLEMS_NAME).write_text("", encoding="utf-8")

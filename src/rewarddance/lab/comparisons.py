@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from PIL import Image
 from rewarddance.core.files import errors_named, write_json_atomic
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Choice, Media
-from rewarddance.data.comparisons import write_comparisons
+from rewarddance.data.comparisons import refuse_to_replace, write_comparisons
 from rewarddance.data.records import ComparisonRecord
 from rewarddance.lab.candidates import draw_candidate
 from rewarddance.lab.gold import Gold, judge_picture
@@ -21,7 +21,7 @@ from rewarddance.lab.prompts import Domain, LabPrompt, sample_prompt
 from rewarddance.lab.world import SEEN_FAULTS, UNSEEN_FAULTS, Pixels, to_uint8
 
 Split = Literal["train", "validation", "test_in", "test_out"]
-GOLD_NAME = "gold.json"
+GOLD_NAME, DRAW_NAME = "gold.json", "draw.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def draw_comparisons(
     noise: PreferenceNoise = PreferenceNoise(),
     on_drawn: Callable[[int], None] | None = None,
 ) -> LabData:
-    """Draw comparisons and write them as a comparison folder, with `gold.json` beside them.
+    """Draw comparisons and write them as a comparison folder, with `gold.json` and `draw.json` (settings) beside them.
 
     `train`, `validation` and `test_in` are in the domain: no held-out combination or count, only seen faults.
     `test_out` has prompts with held-out combinations or counts (of the kinds that can have them) and unseen faults.
@@ -74,9 +74,16 @@ def draw_comparisons(
         seed: Decides everything; the same comparison of a split does not depend on how many others are drawn.
         noise: How choices follow from gold.
         on_drawn: Called with the number of comparisons drawn so far.
+
+    Raises:
+        UsageError: The folder holds comparisons that were not drawn with these settings.
     """
+    settings: dict[str, object] = {"seed": seed, "counts": dict(counts), "noise": asdict(noise)}
+    if _settings_of(folder) != settings:
+        refuse_to_replace(folder)
     gold: dict[str, tuple[float, float]] = {}
     (folder / "media").mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / DRAW_NAME, settings)
 
     def records() -> Iterator[ComparisonRecord]:
         for split, count in counts.items():
@@ -106,6 +113,14 @@ def choose(difference: float, rng: np.random.Generator, noise: PreferenceNoise) 
         return "tie"
     prefers_second = 1 / (1 + math.exp(-noise.sharpness * difference))
     return "second" if rng.random() < prefers_second else "first"
+
+
+def _settings_of(folder: Path) -> object:
+    """With what settings a folder was drawn, perhaps not to the end; None where nothing tells."""
+    try:
+        return json.loads((folder / DRAW_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _draw_record(

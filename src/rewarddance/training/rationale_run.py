@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rewarddance.core.files import write_json_atomic
 from rewarddance.core.types import Comparison
-from rewarddance.data.comparisons import ComparisonSet
-from rewarddance.data.rationale_exchanges import ExchangeStore
+from rewarddance.data.comparisons import ComparisonSet, refuse_to_replace
+from rewarddance.data.rationale_exchanges import EXCHANGES_NAME, ExchangeStore
 from rewarddance.data.rationale_writing import write_with_rationales
 from rewarddance.training.rationale_collection import Collection, Teacher, collect_rationales
 from rewarddance.training.rationale_filter import Filtered, RationaleJudge, filter_rationales
@@ -116,9 +116,10 @@ def make_rationales(
 
     Raises:
         ModelError: Teacher or judge gives no replies any more; what came is stored.
-        UsageError: Another process writes to the folder.
+        UsageError: Another process writes to the folder, or it holds comparisons that no such run has written.
         DataError: Nothing is left to write.
     """
+    _refuse_other_comparisons(comparisons, folder)
     shown = list(comparisons)
     with ExchangeStore(folder) as store:
         collected = collect_rationales(
@@ -132,6 +133,13 @@ def make_rationales(
     write_with_rationales(comparisons, kept, folder, only_with_rationale=only_with_rationale)
     write_json_atomic(folder / SUMMARY_NAME, asdict(summary) | {"failed_share": summary.failed_share})
     return summary
+
+
+def _refuse_other_comparisons(comparisons: ComparisonSet, folder: Path) -> None:
+    """Exchanges tell the output of an earlier run, which is continued; what is read is never written over."""
+    is_read = folder.exists() and folder.samefile(comparisons.folder)
+    if is_read or not (folder / EXCHANGES_NAME).exists():
+        refuse_to_replace(folder)
 
 
 def _summary(
