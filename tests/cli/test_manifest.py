@@ -119,6 +119,17 @@ def test_any_other_file_is_refused_as_output(tmp_path: Path):
     assert out.read_text() == "my notes\n"
 
 
+@pytest.mark.parametrize("content", ["my notes", '{"row": 0, "key": "0123456789abcdef", "sta'])
+def test_another_file_whose_last_line_has_no_end_keeps_it(content: str, tmp_path: Path):
+    out = tmp_path / "notes.txt"
+    out.write_text(content)
+
+    with pytest.raises(UsageError, match="line 1"):
+        judge_manifest(PromptLengthJudge, open_rows(tmp_path, ["a"]), out, 8)
+
+    assert out.read_text() == content
+
+
 def test_a_judgement_that_failed_is_a_line_without_score(tmp_path: Path):
     summary = judge_manifest(PromptLengthJudge, open_rows(tmp_path, ["a", ""]), tmp_path / "out.jsonl", 8)
 

@@ -1,6 +1,7 @@
 """`rewarddance parity` and `rewarddance rationales`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -33,11 +34,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RewardModel]:
 def test_parity_prints_the_largest_difference_and_keeps_the_questions(model, data, tmp_path, capsys):
     with chat_server(model_answers(model[1])) as server:
         code = run("parity", model[0], server.url, data, "--count", 2, "--out", tmp_path / "parity.json")
+        again = run("parity", model[0], server.url, data, "--count", 2, "--out", tmp_path / "parity.json")
 
-    assert code == 0
+    assert (code, again) == (0, 0)
     assert "passed at a limit of 0.02" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "parity.json").read_text())) == 4
     assert {body["model"] for body in server.bodies} == {str(model[0])}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("pipe", "is not an ordinary file"), ("", "is a folder"), ("record.json", "holds something else already")],
+)
+def test_parity_asks_nothing_where_its_file_cannot_be_written(name, message, model, data, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "record.json").write_text("{}")
+    words = ("parity", model[0], "http://127.0.0.1:9/v1", data, "--tries", 1, "--out", tmp_path / name)
+    assert message in error_of(capsys, *words, code=2)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "record.json").read_text() == "{}"
 
 
 def test_parity_with_another_model_exits_with_1(model, data, tmp_path, capsys):

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from rewarddance.cli.options import AsJson
+from rewarddance.cli.options import AsJson, place_option
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars, progress
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for models, answers and the report; continued if it exists.")
-    ] = Path("runs/demo"),
+    out: Annotated[Path, place_option("Folder for models, answers and the report; continued if it exists.")] = Path(
+        "runs/demo"
+    ),
     comparisons: Annotated[int, typer.Option(min=64, help="Comparisons to learn from.")] = 1600,
     test: Annotated[int, typer.Option(min=20, help="Comparisons of each of the two test splits.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Decides the world, the choices and the training.")] = 0,

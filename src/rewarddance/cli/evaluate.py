@@ -25,6 +25,7 @@ from rewarddance.cli.options import (
     Temperature,
     TrustRemoteCode,
     criteria,
+    place_option,
     reasoning_settings,
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
@@ -40,10 +41,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of comparisons, as `import` writes it.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for evaluation.json and judgements.jsonl; continued if it exists.", show_default=False
-        ),
+        Path | None, place_option("Folder for evaluation.json and judgements.jsonl; continued if it exists.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.", show_default=False)] = None,
     dimension: Annotated[

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.options import AsJson
+from rewarddance.cli.options import AsJson, place_option
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import progress
 
@@ -21,7 +21,7 @@ _LEARNED_FROM = "train"
 def import_data(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="hpdv3, hpdv2, imagerewarddb, pickapic or jsonl.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The data set's folder as downloaded, or one file.")],
-    out: Annotated[Path, typer.Option(help="Folder that gets the comparisons and the reports.", show_default=False)],
+    out: Annotated[Path, place_option("Folder that gets the comparisons and the reports.")],
     split: Annotated[
         str | None, typer.Option(help="Only this split; or the name of the split of a single file.", show_default=False)
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from rewarddance.cli.options import place_option
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_transformers_bars, progress
 
@@ -22,7 +23,7 @@ lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its
 
 @lab_app.command("draw")
 def draw(
-    out: Annotated[Path, typer.Option(help="Folder that gets the comparisons.", show_default=False)],
+    out: Annotated[Path, place_option("Folder that gets the comparisons.")],
     train: Annotated[int, typer.Option(min=1, help="Comparisons to learn from.")] = 4000,
     validation: Annotated[int, typer.Option(min=1, help="Comparisons to choose the best checkpoint by.")] = 400,
     test: Annotated[int, typer.Option(min=1, help="Comparisons of each of the two test splits.")] = 1000,
@@ -39,7 +40,7 @@ def draw(
 
 @lab_app.command("photos")
 def photos(
-    out: Annotated[Path, typer.Option(help="Folder that gets train.json, test.json and images/.", show_default=False)],
+    out: Annotated[Path, place_option("Folder that gets train.json, test.json and images/.")],
     train: Annotated[int, typer.Option(min=1, help="Rows from the training photos.")] = 1500,
     test: Annotated[int, typer.Option(min=1, help="Rows from photos that are held out whole.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Decides crops and faults.")] = 0,
@@ -58,7 +59,7 @@ def pretrain(
         Literal["nano", "micro", "small", "drawn"],
         typer.Argument(metavar="NAME", help="nano, micro or small; drawn, the generator."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for log, checkpoint and model; continued if it exists.")],
+    out: Annotated[Path, place_option("Folder for log, checkpoint and model; continued if it exists.")],
     items: Annotated[
         int | None,
         typer.Option(min=64, help="Items or pictures to see; the recorded recipe if left out.", show_default=False),
@@ -82,8 +83,8 @@ def pretrain(
 
 @lab_app.command("figures")
 def figures(
-    results: Annotated[Path, typer.Option(help="Folder of the studies' NAME.json.")] = Path("docs/results"),
-    out: Annotated[Path, typer.Option(help="Folder that gets the figures, SVG.")] = Path("docs/images"),
+    results: Annotated[Path, place_option("Folder of the studies' NAME.json.")] = Path("docs/results"),
+    out: Annotated[Path, place_option("Folder that gets the figures, SVG.")] = Path("docs/images"),
 ) -> None:
     """Draw the figures of docs/experiments.md from what the studies have recorded; nothing is run."""
     from rewarddance.lab.figures import write_figures
@@ -104,9 +105,10 @@ def study(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder for the runs; finished ones are kept, and later studies use them.")
+        Path,
+        place_option("Folder for the runs; finished ones are kept, and later studies use them."),
     ] = Path("runs/study"),
-    results: Annotated[Path, typer.Option(help="Folder for NAME.json.")] = Path("docs/results"),
+    results: Annotated[Path, place_option("Folder for NAME.json.")] = Path("docs/results"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, each with data of its own.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     size: Annotated[

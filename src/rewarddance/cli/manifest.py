@@ -74,13 +74,17 @@ def continued(file: BinaryIO, manifest: Manifest, out: Path) -> tuple[int, int]:
     file.seek(0)
     complete_bytes, resumed, failed = 0, 0, 0
     for line in file:
-        if not line.endswith(b"\n"):
-            break
-        if resumed >= len(manifest) or written_key(line) != manifest.key(resumed):
+        is_whole = line.endswith(b"\n")
+        is_ours = resumed < len(manifest) and (
+            written_key(line) == manifest.key(resumed) if is_whole else manifest.is_begun_line(resumed, line)
+        )
+        if not is_ours:
             raise UsageError(
                 f"{out} has judgements of another manifest, model or instruction (line {resumed + 1}); "
                 "delete it or choose another --out"
             )
+        if not is_whole:
+            break
         failed += is_failure(line)
         resumed += 1
         complete_bytes += len(line)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from json import dumps as quoted
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,19 @@ from rewarddance.core.whole_text import is_whole_text
 
 if TYPE_CHECKING:
     from rewarddance.rewards.reasoning_settings import ReasoningSettings
+
+
+def place_option(what: str) -> Any:
+    """An option that names where something is written: `what` says it in `--help`; an empty name is refused."""
+    return typer.Option(help=what, metavar="<path>", parser=_place)
+
+
+def _place(typed: str | Path) -> Path:
+    # `Path("")` is the current folder, which nobody has named.
+    if not str(typed):
+        raise UsageError("is empty; give a name, or `.` for the current folder")
+    return Path(typed)
+
 
 Model = Annotated[
     str,
@@ -75,7 +88,7 @@ Temperature = Annotated[float, typer.Option(min=0, help="Of the rationales; 0 wr
 MaxReasonTokens = Annotated[
     int, typer.Option(min=1, help="Longest rationale; a longer one is a failure with a name, and no score.")
 ]
-RunDirectory = Annotated[Path | None, typer.Option(help="Run directory; short for --set out=DIR.", show_default=False)]
+RunDirectory = Annotated[Path | None, place_option("Run directory; short for --set out=DIR.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in the run directory from its newest whole checkpoint.")
 ]

@@ -20,6 +20,7 @@ from rewarddance.cli.options import (
     Revision,
     TrustRemoteCode,
     criteria,
+    place_option,
 )
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
@@ -48,10 +49,7 @@ def overoptimization(
         typer.Argument(metavar="SEARCH", exists=True, file_okay=False, help="Folder of a best-of-n search by scores."),
     ],
     model: Model,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the curve; `overoptimization` in SEARCH if left out.", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, place_option("Folder of the curve; `overoptimization` in SEARCH if left out.")] = None,
     references: Annotated[
         Path | None,
         typer.Option(help="Folder of `rewarddance references`, for a pairwise MODEL.", show_default=False),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rewarddance.cli.model_names import model_location
-from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Kind, Model, Revision, TrustRemoteCode
+from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Kind, Model, Revision, TrustRemoteCode, place_option
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.cli.service_options import (
@@ -41,8 +41,7 @@ def parity(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="File for questions and answers, for `parity` of an align config.", show_default=False),
+        Path | None, place_option("File for questions and answers, for `parity` of an align config.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.", show_default=False)] = None,
     top_logprobs: TopLogProbabilities = 20,
@@ -61,19 +60,21 @@ def parity(
     json: AsJson = False,
 ) -> None:
     """Compare served with local scores on a few comparisons; exit with 1 if they differ by more than the limit."""
+    from rewarddance.core.output_files import output_file
     from rewarddance.data.comparisons import ComparisonSet
     from rewarddance.rewards.chat_endpoint import ChatEndpoint, EndpointSettings
     from rewarddance.rewards.loading import load_reward_model
-    from rewarddance.rewards.parity import known_answers, served_parity, write_parity
+    from rewarddance.rewards.parity import PARITY_BEGINS, known_answers, served_parity, write_parity
     from rewarddance.rewards.remote import RemoteRewardModel, record_of
     from rewarddance.rewards.served_backbone import ServedSettings
 
+    place = None if out is None else output_file(out, PARITY_BEGINS)
     fields = parsed_fields(request_fields, "--request-fields")
     settings = EndpointSettings(
         url, served_model or model, api_key_env, concurrency, tries, deadline, request_fields=fields
     )
     comparisons = ComparisonSet.open(data).select(split=split)
-    places = sorted({place * len(comparisons) // count for place in range(count)})
+    chosen = sorted({number * len(comparisons) // count for number in range(count)})
     hide_transformers_bars()
     with ChatEndpoint(settings) as endpoint:
         local = load_reward_model(
@@ -86,10 +87,10 @@ def parity(
             trust_remote_code=trust_remote_code,
         )
         served = RemoteRewardModel(endpoint, record_of(local), ServedSettings(top_logprobs, token_ids))
-        questions = known_answers(local, [comparisons[place] for place in places], is_pairwise=local.kind == "pairwise")
+        questions = known_answers(local, [comparisons[index] for index in chosen], is_pairwise=local.kind == "pairwise")
         report = served_parity(served, questions, limit)
-    if out is not None:
-        write_parity(out, questions)
+    if place is not None:
+        write_parity(place, questions)
     if json:
         print_json(_as_json(report))
     else:

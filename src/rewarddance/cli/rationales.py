@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rewarddance.cli.options import AsJson, MaxFailedShare
+from rewarddance.cli.options import AsJson, MaxFailedShare, place_option
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import progress
 from rewarddance.cli.service_options import (
@@ -30,7 +30,7 @@ LAB_NAME = "lab:gold"
 
 def rationales(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of comparisons with known choices.")],
-    out: Annotated[Path, typer.Option(help="Folder for exchanges, comparisons and summary; continued if it exists.")],
+    out: Annotated[Path, place_option("Folder for exchanges, comparisons and summary; continued if it exists.")],
     teacher: Annotated[str, typer.Option(help="Service that writes rationales, or `lab:gold` for the lab's own.")],
     teacher_model: Annotated[
         str | None, typer.Option(help="The service's name for the teacher.", show_default=False)

@@ -21,6 +21,7 @@ from rewarddance.cli.options import (
     Revision,
     TrustRemoteCode,
     criteria,
+    place_option,
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars, progress
@@ -45,7 +46,7 @@ def references(
     ],
     model: Model,
     prompts: ExistingFile,
-    out: Annotated[Path, typer.Option(help="Folder of the references; continued if it exists.", show_default=False)],
+    out: Annotated[Path, place_option("Folder of the references; continued if it exists.")],
     candidates: Annotated[int, typer.Option(min=2, max=16, help="Pictures that compete for each prompt.")] = 16,
     top: Annotated[int, typer.Option(min=1, help="Best pictures that are kept.")] = 2,
     bottom: Annotated[int, typer.Option(min=0, help="Worst pictures that are kept, for an ablation.")] = 0,

@@ -27,6 +27,7 @@ from rewarddance.cli.options import (
     Temperature,
     TrustRemoteCode,
     criteria,
+    place_option,
     reasoning_settings,
 )
 from rewarddance.cli.output import number_in_words, print_json
@@ -66,10 +67,7 @@ def score(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="JSON lines, one request each.", show_default=False),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where the manifest's judgements go; continued if it exists.", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, place_option("Where the manifest's judgements go; continued if it exists.")] = None,
     instruction: Instructions = None,
     reasons: Reasons = None,
     samples: Samples = 1,
@@ -140,8 +138,10 @@ def score(
             raise UsageError("a row of a manifest is judged once; name each of several criteria in a row of its own")
         from rewarddance.cli.manifest import judge_manifest
         from rewarddance.cli.manifest_job import JudgeLoader, Workers, judge_in_shards, visible_gpus
+        from rewarddance.core.output_files import output_file
         from rewarddance.serving.manifest import Manifest
 
+        out = output_file(out)
         fingerprint = model_fingerprint(location, adapter, revision, kind)
         judge_key = " ".join(str(one) for one in (fingerprint, references, reasoning) if one is not None)
         rows = Manifest.open(manifest, named[0] if named else None, judge=judge_key)

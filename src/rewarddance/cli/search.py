@@ -19,6 +19,7 @@ from rewarddance.cli.options import (
     Model,
     Revision,
     TrustRemoteCode,
+    place_option,
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import progress
@@ -62,7 +63,7 @@ def search(
     ],
     model: Model,
     prompts: ExistingFile,
-    out: Annotated[Path, typer.Option(help="Folder of the search; continued if it exists.", show_default=False)],
+    out: Annotated[Path, place_option("Folder of the search; continued if it exists.")],
     candidates: Annotated[
         int | None, typer.Option(min=1, help="best-of-n: pictures of each prompt (16).", show_default=False)
     ] = None,

@@ -37,6 +37,8 @@ from rewarddance.reports.sections import (
 )
 from rewarddance.reports.timeline import draw_timeline
 
+PAGE_BEGINS = "<!doctype html>"
+
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -59,7 +61,7 @@ def page_html(page: Page) -> str:
     links = "".join(f'<a href="#{_anchor(part.title)}">{escape(part.title)}</a>' for part in page.sections)
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.facts)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'{PAGE_BEGINS}\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(page.title)}</title><style>{style}</style></head><body>"

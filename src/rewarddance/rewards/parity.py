@@ -21,6 +21,8 @@ from rewarddance.core.types import Comparison, Judgement, JudgementRequest
 DEFAULT_LIMIT = 0.02
 """Largest difference of scores that passes; room for bfloat16 on one side and other kernels on the other."""
 
+PARITY_BEGINS = '[\n  {\n    "prompt":'
+
 _STEEPEST = 0.25  # of the sigmoid, at log-odds 0
 _LOG_ODDS_SHARE = 0.02  # of the log-odds themselves, which are rounded relative to their size
 

@@ -112,6 +112,11 @@ class Manifest:
         line = {"row": index, "key": self.key(index), **asdict(judgement)}
         return json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
+    def is_begun_line(self, index: int, line: bytes) -> bool:
+        """Whether half a line is the beginning of a row's line of output."""
+        begins = json.dumps({"row": index, "key": self.key(index)}).encode()[:-1]
+        return line[: len(begins)] == begins[: len(line)]
+
     def _media(self, named: object) -> Path | tuple[Path, ...] | None:
         if isinstance(named, list):
             return tuple(self.folder / str(one) for one in named) or None
