@@ -53,6 +53,17 @@ def test_every_row_has_one_line_in_order(tmp_path: Path):
     assert (summary.rows, summary.failed, summary.resumed) == (3, 0, 0)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path):
+    rows, out = write_rows(tmp_path / "rows.jsonl", ["a", "bb"]), tmp_path / "out.jsonl"
+    keys = [Manifest.open(rows, None, "model").key(index) for index in range(2)]
+    rows.write_text(rows.read_text(), encoding="utf-8-sig")
+
+    summary = judge_manifest(PromptLengthJudge, Manifest.open(rows, None, "model"), out, 8)
+
+    assert (summary.rows, summary.failed) == (2, 0)
+    assert [line["key"] for line in lines_of(out)] == keys
+
+
 def test_an_interrupted_manifest_continues_after_the_last_batch(tmp_path: Path):
     manifest, out = open_rows(tmp_path, ["a", "b", "c", "stop"]), tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):

@@ -24,6 +24,12 @@ def message_for(path: Path | None, *overrides: str) -> str:
     return message
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(config_file: Path):
+    config_file.write_text("batch_size: 3\n" + SMALLEST, encoding="utf-8-sig")
+
+    assert load_config(TrainConfig, config_file).batch_size == 3
+
+
 def test_the_file_overrides_the_default(config_file: Path):
     config_file.write_text(SMALLEST + "batch_size: 3\n")
 

@@ -23,6 +23,12 @@ def test_a_unicode_line_separator_is_part_of_the_prompt(tmp_path: Path, kind: st
     assert [item.prompt for item in read_prompts(tmp_path / f"p.{kind}")] == ["a cat\u2028a dog"]
 
 
+@pytest.mark.parametrize(("kind", "line"), [("txt", "{}"), ("jsonl", '{{"prompt": "{}"}}')])
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path, kind: str, line: str) -> None:
+    (tmp_path / f"p.{kind}").write_text(line.format("a cat") + "\n", encoding="utf-8-sig")
+    assert [item.prompt for item in read_prompts(tmp_path / f"p.{kind}")] == ["a cat"]
+
+
 def test_own_ids_are_kept(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a cat", "id": 7}\n', encoding="utf-8")
     assert read_prompts(tmp_path / "p.jsonl")[0].id == "7"

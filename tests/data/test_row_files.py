@@ -5,7 +5,7 @@ import pytest
 
 from rewarddance.core.errors import DataError
 from rewarddance.data import row_files
-from rewarddance.data.row_files import json_rows
+from rewarddance.data.row_files import json_line_rows, json_rows
 from rewarddance.data.rows import InputFile
 
 
@@ -23,6 +23,13 @@ def test_a_list_is_the_same_in_pieces_of_any_size(tmp_path: Path, monkeypatch: p
     for indent in (None, 2):
         (tmp_path / "a.json").write_text(json.dumps(rows, indent=indent), encoding="utf-8")
         assert read(tmp_path / "a.json") == rows
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"a": 1}]', encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert read(tmp_path / "a.json") == [{"a": 1}]
+    assert [dict(row.fields) for row in json_line_rows(InputFile(tmp_path / "a.jsonl", "train", ()))] == [{"a": 1}]
 
 
 def test_an_element_that_is_no_object_is_a_row_with_a_problem(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _read_mapping(path: Path) -> Tree:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"no config file {path}; check the path, or start from one in recipes/") from None
     except (OSError, UnicodeDecodeError) as error:

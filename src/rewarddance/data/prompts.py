@@ -89,7 +89,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, object]]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines with text in them, and which they are."""
     # Not splitlines(): a prompt may hold a Unicode line separator.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             yield f"line {number}", line.strip()
 

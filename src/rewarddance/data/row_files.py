@@ -54,7 +54,7 @@ def json_rows(file: InputFile) -> Iterator[RawRow]:
 
 def json_line_rows(file: InputFile) -> Iterator[RawRow]:
     """One JSON object a line; a line that is not is a row with a problem."""
-    with file.path.open(encoding="utf-8", errors="replace") as lines:
+    with file.path.open(encoding="utf-8-sig", errors="replace") as lines:
         for position, line in enumerate(line for line in lines if line.strip()):
             try:
                 yield _json_row(position, json.loads(line))
@@ -101,7 +101,7 @@ def parquet_rows(file: InputFile, required: Sequence[str], optional: Sequence[st
 
 def _chunks(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             while chunk := file.read(_CHUNK_CHARACTERS):
                 yield chunk
     except UnicodeDecodeError:

@@ -129,7 +129,7 @@ def instruction_argument(text: str) -> str | Path:
 
 def _read(path: Path) -> Instruction:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "there is no such file" if not path.is_file() else "it is not readable text"
         known = ", ".join(instruction_names())

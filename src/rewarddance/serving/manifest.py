@@ -5,6 +5,7 @@ model is refused instead of continued. Rows are found by their place in the file
 takes eight bytes a row of memory.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -62,12 +63,13 @@ class Manifest:
         with path.open("rb") as file:
             # A line ends at a line feed and nowhere else: a prompt may hold a Unicode line separator.
             for line in file:
+                mark = len(codecs.BOM_UTF8) if place == 0 and line.startswith(codecs.BOM_UTF8) else 0
                 try:
-                    text = line.decode()
+                    text = line[mark:].decode()
                 except UnicodeDecodeError as error:
                     raise DataError(f"{path} is not UTF-8 text; a manifest is one JSON object a line") from error
                 if text.strip():
-                    starts.append(place)
+                    starts.append(place + mark)
                 digest.update(line)
                 place += len(line)
         if not starts:
