@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -28,11 +29,13 @@ from rewarddance.cli.report import report
 from rewarddance.cli.score import score
 from rewarddance.cli.search import search
 from rewarddance.cli.serve import serve
+from rewarddance.cli.streams import is_output_broken, output_error, prepare_streams
 from rewarddance.cli.train import train
 from rewarddance.core.errors import RewardDanceError, UsageError
 from rewarddance.core.files import system_error_line
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+NOT_READ = 141  # what a shell says of a program that SIGPIPE ended
 
 app = typer.Typer(
     name="rewarddance",
@@ -66,14 +69,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `rewarddance`; None for those of this process.
 
     Returns:
-        0 done; 1 the run failed, or more items failed than allowed; 2 bad usage or config; 130 interrupted.
+        0 done; 1 the run failed, or more items failed than allowed; 2 bad usage or config; 130 interrupted; 141 where
+        nobody reads the output to its end.
     """
+    prepare_streams()
     # Notices of this package go to stderr as they are; other libraries only warn.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rewarddance").setLevel(logging.INFO)
     if not sys.stderr.isatty():
         # Read by transformers and huggingface_hub when they are imported: no bars in a file or a pipe.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    streams = sys.stdout, sys.stderr
+    try:
+        code = _run(arguments)
+    except SystemExit as ended:
+        # Typer's end wherever a pipe breaks, be it that of our output or one to a worker; it has wrapped the streams.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        sys.stdout, sys.stderr = streams
+        code = NOT_READ if is_output_broken() else _fail(str(ended.__context__.strerror), FAILED)
+    return _ended(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except typer.TyperException as error:
@@ -90,8 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else DONE
 
 
+def _ended(code: int) -> int:
+    """The exit code once everything that was printed is on its way; a failure stays what it is."""
+    error = output_error()
+    if error is None or code != DONE:
+        return code
+    return NOT_READ if isinstance(error, BrokenPipeError) else _fail(f"{error.strerror}: standard output", FAILED)
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

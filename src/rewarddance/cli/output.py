@@ -1,13 +1,16 @@
 """What commands print: JSON for programs, a table for people. Results go to stdout, everything else to stderr."""
 
+import codecs
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON document on stdout, in which characters that stdout lacks are escapes of JSON."""
+    is_ascii = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+    print(json.dumps(value, indent=2, ensure_ascii=is_ascii, allow_nan=False))
 
 
 def plain(value: object) -> object:
