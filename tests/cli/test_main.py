@@ -1,12 +1,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import rewarddance
-from rewarddance.cli.main import main
+from rewarddance.cli.main import app, main
 
 HEAVY = ("torch", "transformers", "diffusers", "peft", "accelerate", "pydantic", "pyarrow", "numpy", "PIL")
 HELP_SECONDS = 0.6
@@ -92,3 +95,30 @@ def test_an_interruption_from_the_keyboard_ends_with_130():
 
     assert finished.returncode == 130
     assert b"Traceback" not in finished.stderr
+
+
+def options_of(command: Any) -> Iterator[Any]:
+    """Options of a command and of all below it."""
+    for child in getattr(command, "commands", {}).values():
+        yield from options_of(child)
+    yield from command.params
+
+
+@pytest.mark.parametrize("typed", ["nan", "inf", "-inf"])
+def test_every_option_with_a_fraction_refuses_what_is_not_finite(typed: str):
+    every = options_of(typer.main.get_command(app))
+    found = [option for option in every if getattr(option.type_descriptor, "annotation", None) is float]
+    assert len(found) > 20
+    for option in found:
+        assert option.callback is not None, option.name
+        with pytest.raises(typer.BadParameter, match="not a finite number"):
+            option.callback(typer.Context(typer.main.get_command(app)), option, float(typed))
+
+
+@pytest.mark.parametrize("option", ["--guidance", "--renoise", "--levels"])
+def test_a_number_that_is_not_finite_is_one_line(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    words = ("search", "paths", "lab:drawn", "lab:nano", tmp_path / "prompts.txt", "--out", tmp_path / "out")
+    message = error_of(capsys, *words, option, "nan")
+    assert "nan is not a finite number" in message or "noise levels are numbers" in message
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.options import AsJson, place_option
+from rewarddance.cli.options import AsJson, finite, place_option
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import progress
 
@@ -27,7 +27,9 @@ def import_data(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides which medium is shown first.")] = 0,
-    max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Fail if a larger share of rows is bad.")] = 0.05,
+    max_bad_share: Annotated[
+        float, typer.Option(callback=finite, min=0, max=1, help="Fail if a larger share of rows is bad.")
+    ] = 0.05,
     media: Annotated[
         Literal["reference", "link", "copy"], typer.Option(help="Leave media where they are, or link or copy them.")
     ] = "reference",

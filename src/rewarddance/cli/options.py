@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from json import dumps as quoted
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +35,17 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+
+
+def finite(number: float | None) -> float | None:
+    """The callback of every option that takes a number with a fraction: `nan` and `inf` are floats for the parser.
+
+    Raises:
+        typer.BadParameter: The number is not finite.
+    """
+    if number is not None and not isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number")
+    return number
 
 
 def _whole(text: str | None) -> str | None:
@@ -84,7 +96,9 @@ Reasons = Annotated[
 Samples = Annotated[
     int, typer.Option(min=1, help="Rationales of each question, whose probabilities are averaged (reason_first).")
 ]
-Temperature = Annotated[float, typer.Option(min=0, help="Of the rationales; 0 writes the most probable one.")]
+Temperature = Annotated[
+    float, typer.Option(callback=finite, min=0, help="Of the rationales; 0 writes the most probable one.")
+]
 MaxReasonTokens = Annotated[
     int, typer.Option(min=1, help="Longest rationale; a longer one is a failure with a name, and no score.")
 ]
@@ -98,7 +112,8 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 MaxFailedShare = Annotated[
-    float, typer.Option(min=0, max=1, help="Exit with 1 if a larger share of the items could not be judged.")
+    float,
+    typer.Option(callback=finite, min=0, max=1, help="Exit with 1 if a larger share of the items could not be judged."),
 ]
 ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rewarddance.cli.model_names import model_location
-from rewarddance.cli.options import Adapter, AsJson, Device, Dtype, Kind, Model, Revision, TrustRemoteCode, place_option
+from rewarddance.cli.options import (
+    Adapter,
+    AsJson,
+    Device,
+    Dtype,
+    Kind,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    finite,
+    place_option,
+)
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.cli.service_options import (
@@ -32,7 +43,9 @@ def parity(
         str, typer.Argument(metavar="URL", help="Service, such as http://127.0.0.1:8000/v1.", show_default=False)
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of comparisons to ask about.")],
-    limit: Annotated[float, typer.Option(min=0, help="Largest difference of scores that passes.")] = 0.02,
+    limit: Annotated[
+        float, typer.Option(callback=finite, min=0, help="Largest difference of scores that passes.")
+    ] = 0.02,
     count: Annotated[int, typer.Option(min=1, help="Comparisons that are asked about, spread over the data.")] = 8,
     served_model: Annotated[
         str | None,

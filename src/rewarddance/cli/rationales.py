@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rewarddance.cli.options import AsJson, MaxFailedShare, place_option
+from rewarddance.cli.options import AsJson, MaxFailedShare, finite, place_option
 from rewarddance.cli.output import number_in_words, print_json, print_table
 from rewarddance.cli.progress import progress
 from rewarddance.cli.service_options import (
@@ -46,13 +46,16 @@ def rationales(
         typer.Option(help="Reasons from the choice back, towards it, or half of the time each."),
     ] = "mixed",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest rationale; a longer one is left out.")] = 400,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the teacher; 0 for the likeliest text.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(callback=finite, min=0, help="Of the teacher; 0 for the likeliest text.")
+    ] = 0.7,
     judge_max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest reply of the judge; raise it for one that thinks before it answers.")
     ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of each comparison; sent to the service.")] = 0,
     wrong_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of wrong rationales that the lab's teacher plants.")
+        float,
+        typer.Option(callback=finite, min=0, max=1, help="Share of wrong rationales that the lab's teacher plants."),
     ] = 0.0,
     split: Annotated[str | None, typer.Option(help="Only this split.", show_default=False)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first comparisons.", show_default=False)] = None,

@@ -21,6 +21,7 @@ from rewarddance.cli.options import (
     Revision,
     TrustRemoteCode,
     criteria,
+    finite,
     place_option,
 )
 from rewarddance.cli.output import print_json
@@ -55,7 +56,8 @@ def references(
         int | None, typer.Option(min=1, help="Denoising steps; the generator's own if left out.", show_default=False)
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance; the generator's own if left out.", show_default=False)
+        float | None,
+        typer.Option(callback=finite, help="Guidance; the generator's own if left out.", show_default=False),
     ] = None,
     height: Annotated[
         int | None,

@@ -27,6 +27,7 @@ from rewarddance.cli.options import (
     Temperature,
     TrustRemoteCode,
     criteria,
+    finite,
     place_option,
     reasoning_settings,
 )
@@ -86,7 +87,10 @@ def score(
         ),
     ] = None,
     gpus_per_worker: Annotated[
-        float, typer.Option(min=0.0, help="Share of a GPU for each worker on Ray; with 0, Ray hides GPUs from them.")
+        float,
+        typer.Option(
+            callback=finite, min=0.0, help="Share of a GPU for each worker on Ray; with 0, Ray hides GPUs from them."
+        ),
     ] = 0.0,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a manifest that one worker gets at a time.")] = 1_000,
     max_deaths: Annotated[

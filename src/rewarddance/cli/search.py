@@ -19,6 +19,7 @@ from rewarddance.cli.options import (
     Model,
     Revision,
     TrustRemoteCode,
+    finite,
     place_option,
 )
 from rewarddance.cli.output import print_json
@@ -77,11 +78,13 @@ def search(
         int | None, typer.Option(min=1, help="paths: before the first level.", show_default=False)
     ] = None,
     renoise: Annotated[
-        float | None, typer.Option(help="paths: how far up a branch goes, in noise level.", show_default=False)
+        float | None,
+        typer.Option(callback=finite, help="paths: how far up a branch goes, in noise level.", show_default=False),
     ] = None,
     particles: Annotated[int | None, typer.Option(min=2, help="particles: how many (16).", show_default=False)] = None,
     strength: Annotated[
-        float | None, typer.Option(help="particles: what one unit of log-odds is worth.", show_default=False)
+        float | None,
+        typer.Option(callback=finite, help="particles: what one unit of log-odds is worth.", show_default=False),
     ] = None,
     potential: Annotated[
         Literal["difference", "max", "sum"] | None,
@@ -114,7 +117,8 @@ def search(
         int | None, typer.Option(min=1, help="Denoising steps; the generator's own if left out.", show_default=False)
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance; the generator's own if left out.", show_default=False)
+        float | None,
+        typer.Option(callback=finite, help="Guidance; the generator's own if left out.", show_default=False),
     ] = None,
     height: Annotated[
         int | None,
@@ -160,7 +164,13 @@ def search(
     ] = None,
     parity_limit: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Largest difference of scores from those in that file.", rich_help_panel=PANEL),
+        typer.Option(
+            callback=finite,
+            min=0,
+            max=1,
+            help="Largest difference of scores from those in that file.",
+            rich_help_panel=PANEL,
+        ),
     ] = 0.02,
     top_logprobs: TopLogProbabilities = 20,
     token_ids: TokenIds = True,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -248,6 +249,9 @@ def _references_record(loading: Loading) -> list[object]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in text.split(","))
+        numbers = tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise UsageError(f"noise levels are numbers with commas between, such as 0.7,0.5, not {text!r}") from None
+        numbers = ()
+    if not numbers or not all(map(isfinite, numbers)):
+        raise UsageError(f"noise levels are numbers with commas between, such as 0.7,0.5, not {text!r}")
+    return numbers

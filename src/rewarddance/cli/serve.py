@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewarddance.cli.model_names import judge_location
-from rewarddance.cli.options import Adapter, Device, Dtype, Kind, Model, Revision, TrustRemoteCode
+from rewarddance.cli.options import Adapter, Device, Dtype, Kind, Model, Revision, TrustRemoteCode, finite
 from rewarddance.cli.progress import hide_transformers_bars
 from rewarddance.core.errors import UsageError
 from rewarddance.core.fingerprints import model_fingerprint
@@ -34,10 +34,11 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Comparisons that may wait; more are refused.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Comparisons that are judged together.")] = 16,
     deadline_seconds: Annotated[
-        float, typer.Option(min=0.1, help="In which a request is answered or given up.")
+        float, typer.Option(callback=finite, min=0.1, help="In which a request is answered or given up.")
     ] = 30.0,
     drain_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Between `not ready` and the end of listening, after SIGTERM.")
+        float,
+        typer.Option(callback=finite, min=0.0, help="Between `not ready` and the end of listening, after SIGTERM."),
     ] = 1.0,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Size of a request's body at most, in MiB.")] = 16,
     adapter: Adapter = None,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rewarddance.cli.options import finite
 from rewarddance.core.errors import UsageError
 
 PANEL = "Service"
@@ -22,7 +23,9 @@ Concurrency = Annotated[
     int, typer.Option(min=1, help="Questions that the service gets at a time.", rich_help_panel=PANEL)
 ]
 Tries = Annotated[int, typer.Option(min=1, help="Tries of each question, the first included.", rich_help_panel=PANEL)]
-Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds for one try.", rich_help_panel=PANEL)]
+Deadline = Annotated[
+    float, typer.Option(callback=finite, min=0.001, help="Seconds for one try.", rich_help_panel=PANEL)
+]
 TopLogProbabilities = Annotated[
     int,
     typer.Option(
