@@ -56,6 +56,17 @@ def test_reasons_that_do_not_end_are_one_line_and_no_score(workplace: Path, caps
     assert "unfinished_rationale" in line
 
 
+def test_the_longest_rationale_that_fits_is_named(workplace: Path, capsys: pytest.CaptureFixture[str]):
+    def words(tokens: int) -> tuple[object, ...]:
+        return request(workplace, "--reasons", "answer_first", "--max-reason-tokens", tokens)
+
+    line = error_of(capsys, *words(5_000), code=1)
+    assert "leaves no room for a rationale of 5,000; allow at most" in line
+    most = int(line.split("allow at most ")[1].replace(",", ""))
+    assert 1_000 < most < 2_048
+    assert f"allow at most {most:,}" in error_of(capsys, *words(most + 1), code=1)
+
+
 def test_samples_without_reasons_are_a_mistake(workplace: Path, capsys: pytest.CaptureFixture[str]):
     assert "--reasons" in error_of(capsys, *request(workplace, "--samples", 3), code=2)
 

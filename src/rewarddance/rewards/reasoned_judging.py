@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -80,9 +80,11 @@ def _ask(
     """Answers by question key."""
     answers: dict[tuple[str, ...], Answer | Failure] = {}
     askable: list[tuple[Question, EncodedQuestion]] = []
-    limit = room_for_question(paradigm, settings)
+    room, most = (room_for_question(paradigm, one) for one in (settings, replace(settings, max_tokens=1)))
     for question in questions:
-        encoded = encode_question(paradigm.backbone, question, limit)
+        encoded = encode_question(paradigm.backbone, question, most)
+        if not isinstance(encoded, Failure) and len(encoded.token_ids) > room:
+            encoded = _without_room(len(encoded.token_ids), most, settings)
         if isinstance(encoded, Failure):
             answers[question.key] = encoded
         else:
@@ -91,6 +93,14 @@ def _ask(
     return answers | {
         question.key: _answer(one, settings) for (question, _), one in zip(askable, reasoned, strict=True)
     }
+
+
+def _without_room(question_tokens: int, most: int, settings: ReasoningSettings) -> Failure:
+    message = (
+        f"the question takes {question_tokens:,} tokens, which leaves no room for a rationale of "
+        f"{settings.max_tokens:,}; allow at most {most - question_tokens + 1:,}"
+    )
+    return Failure(Status.TOO_LONG, message)
 
 
 def _answer(reasoned: ReasonedAnswer, settings: ReasoningSettings) -> Answer | Failure:
