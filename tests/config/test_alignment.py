@@ -37,6 +37,45 @@ def test_a_typo_in_a_reward_is_named():
     assert "unknown key 'rewards.0.modle'" in problem("rewards=[{modle: r}]")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("method={name: refl, window: [0.4, 1.0]}", "method.name=flow_grpo"),
+            "'method.window', which belongs to refl, and",
+        ),
+        (
+            ("method={name: flow_grpo, group_size: 4}", "method.name=refl"),
+            "which belongs to flow_grpo and diffusion_nft, and",
+        ),
+    ],
+)
+def test_a_key_that_another_method_left_behind_is_told_whose_it_is(overrides, words):
+    name = overrides[1].partition("=")[2]
+    message = problem(*overrides)
+    assert words in message
+    assert f"method.name is {name}; give the block anew, such as --set 'method={{name: {name}}}'" in message
+    assert "did you mean" not in message
+    assert load_config(AlignConfig, None, [*NEEDED, *overrides, f"method={{name: {name}}}"]).method.name == name
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rewards=[{model: r, weight: -1}]", "'rewards.0.weight' cannot be -1; input should be greater than 0"),
+        ("regulariser={pretraining_weight: 1, pretraining_data: 3}", "'regulariser.pretraining_data' cannot be 3"),
+    ],
+)
+def test_one_wrong_value_is_one_mistake(override, words):
+    message = problem(override)
+    assert words in message
+    assert "more)" not in message
+
+
+def test_several_wrong_values_are_counted():
+    assert problem("rewards=[{model: r, weight: -1}]", "batch_size=0", "seed=-1").endswith("(and 2 more)")
+
+
 def test_a_key_of_another_method_is_unknown():
     assert "unknown key 'method.group_size'" in problem("method.name=refl", "method.group_size=4")
 

@@ -49,7 +49,7 @@ def closest_path(model_cls: type[BaseModel], dotted: str) -> str | None:
 
 
 def path_of(model_cls: type[BaseModel], location: Sequence[str | int]) -> str:
-    """Dotted path of a place that pydantic names, without the word with which it says which kind of block it tried."""
+    """Dotted path of a place that pydantic names, without the words with which it says which kind of value it tried."""
     words: list[str] = []
     block: type[BaseModel] | None = model_cls
     rest = list(location)
@@ -64,7 +64,43 @@ def path_of(model_cls: type[BaseModel], location: Sequence[str | int]) -> str:
             tag = rest.pop(0)
             options = tuple(option for option in options if tag in _kinds(option, str(info.discriminator)))
         block = options[0] if options else None
+        if block is None and get_origin(info.annotation) is not dict:
+            rest = [part for part in rest if isinstance(part, int)]
     return ".".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOfOtherKinds:
+    """A key that stands in a block of one kind and belongs to others.
+
+    Attributes:
+        block: Dotted path of the block, such as `method`.
+        chooses: Key of the block that names its kind.
+        kind: Which it names.
+        owners: Kinds that have the key.
+    """
+
+    block: str
+    chooses: str
+    kind: str
+    owners: tuple[str, ...]
+
+
+def key_of_other_kinds(model_cls: type[BaseModel], location: Sequence[str | int]) -> KeyOfOtherKinds | None:
+    """What an unknown key is where the block comes in several kinds; None if no kind has it.
+
+    Args:
+        model_cls: The config.
+        location: As pydantic names the place: keys, and of such a block its kind.
+    """
+    name, kind, key = location if len(location) == 3 else ("", "", "")
+    info = model_cls.model_fields.get(str(name))
+    if info is None or info.discriminator is None:
+        return None
+    chooses = str(info.discriminator)
+    blocks = [block for block in _blocks(info.annotation) if key in block.model_fields]
+    owners = tuple(owner for block in blocks for owner in _kinds(block, chooses))
+    return KeyOfOtherKinds(str(name), chooses, str(kind), owners) if owners else None
 
 
 def _walk(model_cls: type[BaseModel], prefix: str) -> Iterator[FieldDescription]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from rewarddance.config.fields import closest_path, path_of
+from rewarddance.config.fields import closest_path, key_of_other_kinds, path_of
 from rewarddance.core.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -19,6 +19,7 @@ Tree = dict[str, object]
 
 _UNKNOWN_KEY = "extra_forbidden"
 _MISSING_KEY = "missing"
+_TOO_SHORT = "too_short"
 _NO_KIND, _UNKNOWN_KIND = "union_tag_not_found", "union_tag_invalid"
 
 
@@ -106,19 +107,29 @@ def _apply(tree: Tree, override: str) -> None:
 
 
 def _one_line(model_cls: type[BaseModel], error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
+    problems = _distinct(model_cls, error.errors(include_url=False))
     # A misspelt key also leaves the real one missing: name the typo.
     problems.sort(key=lambda problem: problem["type"] != _UNKNOWN_KEY)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return _sentence(model_cls, problems[0]) + more
 
 
+def _distinct(model_cls: type[BaseModel], problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Each mistake once: a wrong value is told for every type that was tried, and then shortens its list."""
+    places = [problem["loc"] for problem in problems]
+    own = [
+        problem
+        for problem in problems
+        if problem["type"] != _TOO_SHORT
+        or not any(place != problem["loc"] and place[: len(problem["loc"])] == problem["loc"] for place in places)
+    ]
+    return list({path_of(model_cls, problem["loc"]): problem for problem in reversed(own)}.values())[::-1]
+
+
 def _sentence(model_cls: type[BaseModel], problem: ErrorDetails) -> str:
     dotted = path_of(model_cls, problem["loc"])
     if problem["type"] == _UNKNOWN_KEY:
-        nearest = closest_path(model_cls, dotted)
-        advice = f"did you mean {nearest!r}?" if nearest else "`rewarddance config show` lists the keys"
-        return f"unknown key {dotted!r}; {advice}"
+        return _sentence_on_unknown_key(model_cls, dotted, problem["loc"])
     if problem["type"] == _MISSING_KEY:
         return f"{dotted!r} is missing; add it, or give --set {dotted}=VALUE"
     if problem["type"] in (_NO_KIND, _UNKNOWN_KIND):
@@ -127,6 +138,18 @@ def _sentence(model_cls: type[BaseModel], problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted!r} cannot be {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _sentence_on_unknown_key(model_cls: type[BaseModel], dotted: str, location: Sequence[str | int]) -> str:
+    other = key_of_other_kinds(model_cls, location)
+    if other is not None:
+        return (
+            f"unknown key {dotted!r}, which belongs to {' and '.join(other.owners)}, and {other.block}.{other.chooses} "
+            f"is {other.kind}; give the block anew, such as --set '{other.block}={{{other.chooses}: {other.kind}}}'"
+        )
+    nearest = closest_path(model_cls, dotted)
+    advice = f"did you mean {nearest!r}?" if nearest else "`rewarddance config show` lists the keys"
+    return f"unknown key {dotted!r}; {advice}"
 
 
 def _sentence_on_kind(dotted: str, problem: ErrorDetails) -> str:
