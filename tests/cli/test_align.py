@@ -351,15 +351,51 @@ def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Pa
     [
         (("--set", "guard={}"), "name in judges a reward model"),
         (("--set", "references.count=2"), "make references in another folder with --top 2"),
+        (("--set", "references.folder=null"), "references.folder is not set; make them with `rewarddance references`"),
+        (("--set", "references={folder: null, refresh_every: 1}"), "references.folder is not set; make them with"),
+        (("--set", "rewards=[{model: {judge}, instruction: no_such_criteria}]"), "no_such_criteria"),
+        (("--set", "judges=[{model: {judge}, instruction: no_such_criteria}]"), "no_such_criteria"),
+        (("--set", "generator.lora.target_modules=[to_x]"), "to_x"),
         (("--set", "guard={}", "--set", "judges=[{model: j}]", "--set", "prompts.held_out={one}"), "at least two"),
     ],
 )
 def test_a_dry_run_finds_what_would_be_refused_once_models_are_loaded(
-    recipe: Recipe, tmp_path: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    judge: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ):
     (tmp_path / "one.txt").write_text(f"{PROMPTS[0]}\n")
-    chosen = [word.replace("{one}", str(tmp_path / "one.txt")) for word in words]
+    chosen = [word.replace("{one}", str(tmp_path / "one.txt")).replace("{judge}", str(judge)) for word in words]
     assert message in error_of(capsys, "align", recipe.write(), "--dry-run", *chosen, code=2)
+
+
+def test_a_dry_run_finds_a_folder_that_a_run_may_not_have(recipe: Recipe, capsys: pytest.CaptureFixture[str]):
+    (recipe.out / "generator").mkdir(parents=True)
+    assert "holds generator, which a run would replace" in error_of(
+        capsys, "align", recipe.write(), "--dry-run", code=2
+    )
+
+
+def test_a_dry_run_knows_that_a_pointwise_reward_needs_no_references(recipe: Recipe, judge: Path, tmp_path: Path):
+    new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
+    words = ("--set", "references.folder=null", "--set", f"rewards=[{{model: {tmp_path / 'pointwise'}}}]")
+    assert run("align", recipe.write(), "--dry-run", *words) == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_reference_image_that_is_another_one_is_named_before_the_run_begins(
+    recipe: Recipe, references: Path, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(references, tmp_path / "references")
+    first, second = sorted((copy / "generation-0000" / "images").iterdir())[:2]
+    shutil.copy(second, first)
+    words = (*words, "--set", f"references.folder={copy}")
+    message = error_of(capsys, "align", recipe.write(), *words, code=1)
+    assert f"{first} is no longer the picture that was chosen (its sha256 differs); put it back" in message
+    assert not recipe.out.exists()
 
 
 # Bad input

@@ -177,6 +177,8 @@ def test_a_missing_picture_is_noticed_and_a_changed_one_can_be(tmp_path: Path):
     assert store.changed_pictures() == []
     first.write_bytes(b"other")
     assert store.changed_pictures() == [first]
+    assert store.changed_pictures(["a cat"]) == [first]
+    assert store.changed_pictures(["another"]) == []
     second.unlink()
     with pytest.raises(DataError, match=f"{second.name} is missing"):
         ReferenceStore.open(tmp_path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.align_inputs import load_inputs, located
+from rewarddance.cli.align_inputs import load_inputs, located, require_first_references
 from rewarddance.cli.options import AsJson, Overrides, Resume, RunDirectory, with_run_directory
 from rewarddance.cli.output import plain, print_json, print_table
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars
@@ -33,7 +33,10 @@ def align(
     out: RunDirectory = None,
     resume: Resume = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check prompts and references, print the memory plan, load nothing large.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check what can be checked without a model, print the memory plan, load nothing large."
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -80,20 +83,16 @@ def _print_result(result: "AlignmentResult", report: Path) -> None:
 
 
 def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
-    from rewarddance.training.alignment_inputs import (
-        configured_references,
-        evaluation_prompts,
-        require_other_judges,
-        training_prompts,
-    )
+    from rewarddance.training.alignment_inputs import check_without_models, evaluation_prompts, training_prompts
     from rewarddance.training.memory_plan import StoredModel, plan_memory
+    from rewarddance.training.run_folder import RunFolder
 
+    RunFolder(settings.out).check_places(settings)
+    require_first_references(settings)
     found = located(settings)
-    require_other_judges(found)
     training = training_prompts(found)
     evaluated = evaluation_prompts(found, training)
-    # Whether a model needs references is known once it is loaded; a folder that is given must serve.
-    configured_references(found, (*training, *evaluated), needs_references=found.references.folder is not None)
+    check_without_models(found, (*training, *evaluated))
     plan = plan_memory(
         found,
         StoredModel(settings.generator.path, found.generator.path, found.generator.revision),

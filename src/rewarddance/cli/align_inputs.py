@@ -65,6 +65,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
 
     # What is quick to check comes before what is slow to load.
     RunFolder(config.out).check(config, resume)
+    require_first_references(config)
     if resume and config.makes_references:
         _forget_other_references(config)
     found = located(config)
@@ -84,6 +85,19 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         refresh_references=_refresher(found, rewards[0], prompts) if config.makes_references else None,
         extra_curves=_gold(config, evaluated),
     )
+
+
+def require_first_references(config: "AlignConfig") -> None:
+    """Stop where new reference images would be made, and there are none to tell how.
+
+    Raises:
+        UsageError: `references.folder` is not set.
+    """
+    if config.makes_references and config.references.folder is None:
+        raise UsageError(
+            "new references are made as the first ones were, and references.folder is not set; "
+            "make them with `rewarddance references`"
+        )
 
 
 def _forget_other_references(config: "AlignConfig") -> None:
@@ -126,11 +140,7 @@ def _refresher(
     from rewarddance.search.references import TournamentSettings, pictures_of, reference_refresher
     from rewarddance.training.run_folder import RunFolder
 
-    if config.references.folder is None:
-        raise UsageError(
-            "new references are made as the first ones were, and references.folder is not set; "
-            "make them with `rewarddance references`"
-        )
+    assert config.references.folder is not None  # `require_first_references`
     first = TournamentSettings(**ReferenceStore.open(config.references.folder).settings)
     settings = replace(first, judge=model_fingerprint(config.rewards[0].model, None, None, None))
     sampling = settings.sampling

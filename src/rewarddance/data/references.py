@@ -179,10 +179,15 @@ class ReferenceStore:
         of = self.best if kept == "top" else self.worst
         return tuple(dict.fromkeys(prompt for prompt in prompts if not of(prompt)))
 
-    def changed_pictures(self) -> list[Path]:
-        """Pictures whose bytes are no longer those that were written; reads every one."""
-        kept = (media for row in self.rows for media in (*row.best(), *row.worst()))
-        return [media.path for media in kept if not media.path.is_file() or sha256_of(media.path) != media.sha256]
+    def changed_pictures(self, prompts: Sequence[str] | None = None) -> list[Path]:
+        """Pictures of some prompts (None: of all) whose bytes are no longer those that were written; reads each."""
+        rows = self.rows if prompts is None else [row for row in map(self.get, dict.fromkeys(prompts)) if row]
+        kept = (media for row in rows for media in (*row.best(), *row.worst()))
+        return [
+            media.path
+            for media in kept
+            if not media.path.is_file() or media.sha256 not in (None, sha256_of(media.path))
+        ]
 
 
 def generation_folder(folder: Path, generation: int) -> Path:

@@ -20,13 +20,15 @@ from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Generator
 from rewarddance.rewards.backbones.kept_states import bytes_beside_training
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
-from rewarddance.rewards.instructions import instruction_argument
+from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.rewards.instructions import instruction_argument, load_instruction
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.paradigm import Paradigm
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved
 from rewarddance.training.guard_observation import Features, HeldOutJudge
+from rewarddance.training.regulariser import pretraining_pairs
 from rewarddance.training.reward_signal import (
     ReferenceImage,
     ReferenceUse,
@@ -37,6 +39,7 @@ from rewarddance.training.reward_signal import (
 from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.served_reward import connected_reward, served_reward
 from rewarddance.training.trained_parameters import compute_dtype
+from rewarddance.training.weight_headers import FolderFiles, read_settings, stored_files
 from rewarddance.training.workbench import ReferenceLookup
 
 _log = logging.getLogger(__name__)
@@ -135,6 +138,37 @@ def _loaded(location: str) -> RewardModel:
 def shows_references(reward: RewardSignal, judges: Sequence[RewardModel]) -> bool:
     """Whether a reward or a judge compares with reference images."""
     return reward.needs_references or any(judge.kind == "pairwise" for judge in judges)
+
+
+def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
+    """What can be known to be wrong before a model is loaded.
+
+    Args:
+        config: Names models by folder or hub id.
+        prompts: All that the run will ask for.
+
+    Raises:
+        UsageError: Criteria are unknown, a judge is a reward, or references are needed and there are none, or none for
+            some prompt.
+        DataError: The references or the pre-training pictures cannot be used.
+        ModelError: What is stored of a model cannot be read.
+    """
+    require_other_judges(config)
+    for typed in (*(each.instruction for each in config.rewards), *(each.instruction for each in config.judges)):
+        if typed is not None:
+            load_instruction(instruction_argument(typed))
+    models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
+    is_pairwise = any(_stored_kind(model) == "pairwise" for model in models)
+    configured_references(config, prompts, config.references.folder is not None or is_pairwise)
+    if isinstance(config.regulariser.pretraining_data, Path):
+        pretraining_pairs(config.regulariser.pretraining_data)
+
+
+def _stored_kind(model: str) -> str:
+    """By the record, of which a served model may have no more here; one without a record is asked as a pairwise one."""
+    path = Path(model).expanduser()
+    files = FolderFiles(path.parent) if path.is_file() else stored_files(model)
+    return str(read_settings(files, path.name if path.is_file() else RECORD_NAME).get("kind", "pairwise"))
 
 
 def configured_judges(
@@ -266,7 +300,7 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
 
     Raises:
         UsageError: References are needed, and there are none, or none for some prompt.
-        DataError: The folder cannot be used.
+        DataError: The folder cannot be used, or a picture has changed.
     """
     folder = config.references.folder
     if not needs_references:
@@ -289,6 +323,11 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
         raise UsageError(
             f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
             "run `rewarddance references` on all prompts of the run, those of evaluations included"
+        )
+    if changed := store.changed_pictures(prompts):
+        raise DataError(
+            f"{changed[0]} is no longer the picture that was chosen (its sha256 differs); "
+            "put it back, or make the references again in another folder"
         )
     return (stored_references if asked.kept == "top" else worst_references)(store, asked.count)
 

@@ -98,7 +98,7 @@ class Pretraining:
                 "leave it out, and the reference policy makes the pictures"
             )
         if isinstance(data, Path):
-            self._pairs = _read_pairs(data)
+            self._pairs = pretraining_pairs(data)
         elif bench.references(bench.draws.prompts[:1]) is None:
             raise UsageError(
                 "regulariser.pretraining_data is `references`, and the rewards of this run are judged against none; "
@@ -167,7 +167,12 @@ class Pretraining:
 _PLAIN = 1.0
 
 
-def _read_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
+def pretraining_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
+    """Prompts and pictures of a list.
+
+    Raises:
+        DataError: It cannot be read, or a picture is missing.
+    """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
