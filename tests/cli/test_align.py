@@ -356,6 +356,9 @@ def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Pa
         (("--set", "rewards=[{model: {judge}, instruction: no_such_criteria}]"), "no_such_criteria"),
         (("--set", "judges=[{model: {judge}, instruction: no_such_criteria}]"), "no_such_criteria"),
         (("--set", "generator.lora.target_modules=[to_x]"), "to_x"),
+        (("--set", "generator.lora.rank=99999999"), "generator.lora.rank is 99,999,999"),
+        (("--set", "generator.revision=main"), "has no revision 'main'"),
+        (("--set", "augmentation.shift=5000"), "augmentation.shift is 5000"),
         (("--set", "guard={}", "--set", "judges=[{model: j}]", "--set", "prompts.held_out={one}"), "at least two"),
     ],
 )

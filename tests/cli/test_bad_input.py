@@ -221,6 +221,19 @@ def test_a_damaged_file_of_a_model_is_one_line(
     assert words in error_of(capsys, "score", model, *of_two(pictures), code=1)
 
 
+def test_an_unknown_precision_is_named_with_the_known_ones(
+    base: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+):
+    message = error_of(capsys, "score", base, *of_two(pictures), "--dtype", "float64", code=2)
+    for known in ("auto", "float32", "bfloat16", "float16"):
+        assert f"'{known}'" in message
+
+
+def test_a_folder_has_no_revision(base: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
+    message = error_of(capsys, "score", base, *of_two(pictures), "--revision", "main", code=2)
+    assert f"{base} is a folder and has no revision 'main'" in message
+
+
 def test_a_device_that_is_not_there_is_bad_usage(base: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
     message = error_of(capsys, "score", base, *of_two(pictures), "--device", "cuda:99", code=2)
     assert "there is no device cuda:99" in message

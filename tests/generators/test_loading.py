@@ -131,6 +131,24 @@ def test_a_damaged_folder_is_refused_in_one_line(copied: Path, spoil: Callable[[
     _refused(copied, str(copied))
 
 
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2", "vae"])
+def test_a_folder_without_a_part_that_its_index_names_is_refused(copied: Path, part: str):
+    shutil.rmtree(copied / part)
+    _refused(copied, f"has no folder {part}, which model_index.json names")
+
+
+def test_a_tokenizer_without_words_is_refused(copied: Path):
+    for path in (copied / "tokenizer_2").iterdir():
+        if path.name != "tokenizer_config.json":
+            path.unlink()
+    _refused(copied, "tokenizer_2 has no vocabulary")
+
+
+def test_a_folder_has_no_revision(copied: Path):
+    with pytest.raises(UsageError, match="is a folder and has no revision 'main'; leave it out, or give a hub id"):
+        load_generator(copied, device="cpu", revision="main")
+
+
 def test_a_scheduler_of_another_kind_is_refused(copied: Path):
     _change(copied / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
     _change(copied / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])

@@ -560,6 +560,65 @@ def test_pictures_for_a_generator_that_cannot_read_them_are_refused(tmp_path):
         align(align_config(tmp_path, regulariser=regulariser), Blind(), reward_of())
 
 
+@pytest.mark.parametrize("text", ["", "a: [", "- a\n", "\x00"])
+def test_a_damaged_config_of_a_run_is_one_line(tmp_path, text):
+    align(align_config(tmp_path), StandInGenerator(), reward_of())
+    (tmp_path / "run/config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"config\.yaml is not the config of a run: it is empty or damaged"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of(), resume=True)
+    (tmp_path / "run/config.yaml").write_text("batch_size: many\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"with another .*batch_size"):
+        align(align_config(tmp_path), StandInGenerator(), reward_of(), resume=True)
+
+
+class Overflowing(StandInGenerator):
+    """Its pictures are no longer finite once it was updated, or never are."""
+
+    def __init__(self, from_step):
+        super().__init__()
+        self.from_step = from_step
+
+    def decode(self, latents, size=None):
+        is_updated = any(value.any() for name, value in self.module.named_parameters() if "lora_B" in name)
+        return super().decode(latents, size) * (torch.nan if is_updated >= self.from_step else 1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("from_step", "advice"),
+    [(0, "begin with a smaller sampling.guidance"), (1, "resume with a smaller optimizer.learning_rate")],
+)
+def test_pictures_that_are_not_finite_before_any_update_are_not_put_down_to_one(tmp_path, method, from_step, advice):
+    with pytest.raises(NonFiniteError, match=advice):
+        align(align_config(tmp_path, method), Overflowing(from_step), reward_of())
+
+
+def test_an_evaluation_knows_whether_the_policy_was_updated(tmp_path):
+    config = align_config(tmp_path, evaluate_every=1, samples_every=1, optimizer_steps=1)
+    with pytest.raises(NonFiniteError, match=r"resume with a smaller optimizer\.learning_rate"):
+        align(config, Overflowing(1), reward_of())
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"augmentation": {"shift": 8}}, "augmentation.shift is 8"),
+        ({"judges": [{"model": "one"}, {"model": "two", "shift": 500}]}, "judges.1.shift is 500"),
+    ],
+)
+def test_a_shift_as_large_as_the_pictures_is_refused(tmp_path, changes, key):
+    with pytest.raises(UsageError, match=f"{key}, and pictures are 8 by 8 pixels"):
+        align(align_config(tmp_path, **changes), StandInGenerator(), reward_of(), judges=JUDGES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_beyond_every_layer_is_refused(tmp_path):
+    lora = {"rank": 99_999_999, "target_modules": ["to_q"]}
+    with pytest.raises(UsageError, match=r"generator\.lora\.rank is 99,999,999, .*to_q, is 16 by 16; take 16 at most"):
+        align(align_config(tmp_path, generator={"path": "unused", "lora": lora}), StandInGenerator(), reward_of())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     align(align_config(tmp_path), StandInGenerator(), reward_of())
     with pytest.raises(UsageError, match="holds a run already"):

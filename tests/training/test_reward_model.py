@@ -369,6 +369,29 @@ def test_a_wrong_adapter_target_is_named(tmp_path, base, drawn):
         train_reward_model(config(tmp_path / "run", model=model), train=drawn, held_out=())
 
 
+def test_a_rank_beyond_every_layer_is_refused(tmp_path, base, drawn):
+    model = {"base": str(base), "instruction": "none", "lora": {"rank": 99_999_999}}
+    with pytest.raises(
+        UsageError, match=r"model\.lora\.rank is 99,999,999, and the largest layer with an adapter, .*take"
+    ):
+        train_reward_model(config(tmp_path / "run", model=model), train=drawn, held_out=())
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- a\n"])
+def test_a_damaged_config_of_a_run_is_one_line(tmp_path, text):
+    out = tmp_path / "run"
+    train_reward_model(config(out), StandInModel(), stand_in_comparisons(8), ())
+    (out / "config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"config\.yaml is not the config of a run: it is empty or damaged"):
+        train_reward_model(config(out), StandInModel(), stand_in_comparisons(8), (), resume=True)
+
+
+def test_a_folder_has_no_revision(tmp_path, base, drawn):
+    model = {"base": str(base), "revision": "main"}
+    with pytest.raises(UsageError, match=f"{base} is a folder and has no revision 'main'; leave it out"):
+        train_reward_model(config(tmp_path / "run", model=model), train=drawn, held_out=())
+
+
 def test_gradient_checkpointing_changes_no_gradient(tmp_path, base, drawn):
     for name, is_on in {"plain": False, "checkpointed": True}.items():
         model = {"base": str(base), "instruction": "none", "gradient_checkpointing": is_on}

@@ -72,7 +72,10 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Take a model folder that holds pickles or code.")
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
-Dtype = Annotated[str, typer.Option(help="`auto`, `float32` or `bfloat16`.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the weights; `auto` is bfloat16 on a GPU that has it, else float32."),
+]
 _CRITERIA = "Name of stored criteria, or a YAML file with your own; the model's own if left out."
 Instruction = Annotated[str | None, typer.Option(metavar="NAME|FILE", help=_CRITERIA, show_default=False)]
 Instructions = Annotated[

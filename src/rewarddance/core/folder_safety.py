@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewarddance.core.errors import ModelError
+from rewarddance.core.errors import ModelError, UsageError
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".msgpack", ".h5"})
 _CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
@@ -40,6 +40,16 @@ def check_folder_is_safe(folder: Path, trust_remote_code: bool = False) -> None:
                 f"{path} {reason}; the folder is not loaded: use a safetensors copy, "
                 "or pass trust_remote_code=True (--trust-remote-code) if you trust its author"
             )
+
+
+def refuse_revision(folder: Path, revision: str | None) -> None:
+    """Refuses a revision of what has none: a local folder is what it is.
+
+    Raises:
+        UsageError: One is given.
+    """
+    if revision is not None:
+        raise UsageError(f"{folder} is a folder and has no revision {revision!r}; leave it out, or give a hub id")
 
 
 def _allowed_root(folder: Path) -> Path:

@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 
 from rewarddance.core.errors import ModelError, UsageError
-from rewarddance.core.folder_safety import check_folder_is_safe
+from rewarddance.core.folder_safety import check_folder_is_safe, refuse_revision
 from rewarddance.generators.flux import Flux
 from rewarddance.generators.pipeline_generator import Family, PipelineGenerator
 from rewarddance.generators.protocol import Generator
@@ -36,6 +36,7 @@ DRAWN_PIPELINE = "DrawnPipeline"
 """The lab's own generator."""
 
 _INDEX_NAME = "model_index.json"
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -60,7 +61,7 @@ def load_generator(
         device: `auto` is the GPU if there is one.
         dtype: Precision of the weights; `auto` is bfloat16 on a GPU that has it, else float32. The lab's generator,
             which makes pixels without a decoder, stays in float32.
-        revision: Branch, tag or commit on the hub; ignored for a folder.
+        revision: Branch, tag or commit on the hub; None for a folder.
         trust_remote_code: Skip the check for pickles and code. A repository's own code is not run either way.
 
     Raises:
@@ -78,6 +79,7 @@ def load_generator(
         from rewarddance.generators.drawn import load_drawn
 
         return load_drawn(folder, target) if dtype == "auto" else load_drawn(folder, target, precision)
+    _require_parts(folder, index)
     pipeline = _pipeline(folder, index, precision)
     check_scheduler(pipeline.scheduler)
     if class_name == "QwenImagePipeline" and pipeline.transformer.config.guidance_embeds:
@@ -140,9 +142,21 @@ def _index(folder: Path) -> dict[str, Any]:
     return dict(index)
 
 
+def _require_parts(folder: Path, index: Mapping[str, Any]) -> None:
+    """Every part that the index names; where one is missing, transformers makes a tokenizer without any words."""
+    for part, home in index.items():
+        if not isinstance(home, list) or home[0] is None:
+            continue
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder} has no folder {part}, which {_INDEX_NAME} names; copy the generator again")
+        if part.startswith("tokenizer") and not any((folder / part / name).is_file() for name in _VOCABULARIES):
+            raise ModelError(f"{folder / part} has no vocabulary ({', '.join(_VOCABULARIES)}); copy it again")
+
+
 def _folder(path_or_id: str | Path, revision: str | None) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
+        refuse_revision(folder, revision)
         return folder
     if folder.is_file():
         raise ModelError(f"{path_or_id} is a file, not a generator's folder; give the folder that holds {_INDEX_NAME}")

@@ -51,7 +51,7 @@ def load_reward_model(
         device: `auto` is the GPU if there is one.
         dtype: `auto` is bfloat16 on a GPU that has it, else float32.
         adapter: A peft LoRA folder or hub id to put on top of the weights.
-        revision: Branch, tag or commit on the hub; ignored for a folder.
+        revision: Branch, tag or commit on the hub; None for a folder.
         kind: Paradigm of a plain model, `pairwise` (the default) or `pointwise`; for a saved one, what it must be.
         trust_remote_code: Skip the check for pickles and code. A repository's own code is not run either way.
         merge_adapter: Add the adapter to the weights; otherwise it stays apart: exact in bfloat16, but slower.
@@ -122,7 +122,7 @@ def new_reward_model(
         media: Resolution and frames; None for the family's own.
         device: `auto` is the GPU if there is one.
         dtype: Precision of the weights; what learns should be float32.
-        revision: Branch, tag or commit on the hub; ignored for a folder.
+        revision: Branch, tag or commit on the hub; None for a folder.
         trust_remote_code: Skip the check of the folder for pickles and code.
         attention: `blocks` trains a model that reads images apart from each other.
 

@@ -17,7 +17,7 @@ from rewarddance.objectives.kl import velocity_distance
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, observe
 from rewarddance.training.guard_verdict import Verdict
-from rewarddance.training.reward_signal import image_from_pixels
+from rewarddance.training.reward_signal import image_from_pixels, refuse_broken_pixels
 from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.workbench import Workbench
 
@@ -106,9 +106,10 @@ class Evaluation:
 
         Raises:
             RewardError: A reward or judge gave no usable numbers.
+            NonFiniteError: The policy's pictures are not finite.
         """
         asked = tuple(prompt for prompt in self.prompts for _ in range(self._samples))
-        made = [self._pictures(asked, first) for first in range(0, len(asked), self._batch_size)]
+        made = [self._pictures(asked, first, optimizer_step) for first in range(0, len(asked), self._batch_size)]
         pixels = torch.cat([pictures.pixels for pictures in made])
         distance = float(torch.cat([pictures.distance for pictures in made]).mean())
         proxy = [value for pictures in made for value in pictures.proxy.tolist()]
@@ -141,7 +142,7 @@ class Evaluation:
             image_from_pixels(pixels[number]).save(encoded, "PNG")
             write_bytes_atomic(place / f"{prompt}-{sample}.png", encoded.getvalue())
 
-    def _pictures(self, asked: tuple[str, ...], first: int) -> "_Pictures":
+    def _pictures(self, asked: tuple[str, ...], first: int, optimizer_step: int) -> "_Pictures":
         """A batch with its rewards and its mean distance from the reference policy along the way."""
         bench = self._bench
         places = range(first, min(first + self._batch_size, len(asked)))
@@ -155,6 +156,7 @@ class Evaluation:
             distances.append(velocity_distance(velocity, home))
             latents = ode_step(latents, velocity, sigma, next_sigma)
         pixels = bench.pictures(latents)
+        refuse_broken_pixels(pixels, prompts, optimizer_step)
         # Step 0: a random pick among references stays the same from one evaluation to the next.
         values = bench.reward.judge(pixels, prompts, self._references(prompts), optimizer_step=0, is_training=False)
         return _Pictures(pixels.float().cpu(), values.proxy.cpu(), torch.stack(distances).mean(0).cpu())

@@ -17,7 +17,7 @@ from rewarddance.data.prompts import PromptItem, read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.prompt_limits import refused_prompts
-from rewarddance.generators.protocol import Generator
+from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.rewards.backbones.kept_states import bytes_beside_training
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
 from rewarddance.rewards.folder import RECORD_NAME
@@ -26,7 +26,7 @@ from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.paradigm import Paradigm
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
-from rewarddance.training.augmentation import moved
+from rewarddance.training.augmentation import moved, refuse_large_shifts
 from rewarddance.training.guard_observation import Features, HeldOutJudge
 from rewarddance.training.regulariser import pretraining_pairs
 from rewarddance.training.reward_signal import (
@@ -148,8 +148,8 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         prompts: All that the run will ask for.
 
     Raises:
-        UsageError: Criteria are unknown, a judge is a reward, or references are needed and there are none, or none for
-            some prompt.
+        UsageError: Criteria are unknown, a judge is a reward, a shift is as large as the pictures, or references are
+            needed and there are none, or none for some prompt.
         DataError: The references or the pre-training pictures cannot be used.
         ModelError: What is stored of a model cannot be read.
     """
@@ -160,6 +160,9 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
     models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
     is_pairwise = any(_stored_kind(model) == "pairwise" for model in models)
     configured_references(config, prompts, config.references.folder is not None or is_pairwise)
+    height, width = config.sampling.height, config.sampling.width
+    if height is not None and width is not None:
+        refuse_large_shifts(config, ImageSize(height, width))
     if isinstance(config.regulariser.pretraining_data, Path):
         pretraining_pairs(config.regulariser.pretraining_data)
 

@@ -24,6 +24,7 @@ from rewarddance.training.alignment_inputs import (
     training_prompts,
 )
 from rewarddance.training.alignment_run import MEAN_POLICY, AlignmentRun, ExtraCurves, RefreshReferences
+from rewarddance.training.augmentation import refuse_large_shifts
 from rewarddance.training.diffusion_nft import DiffusionNft
 from rewarddance.training.draft import Draft
 from rewarddance.training.flow_grpo import FlowGrpo
@@ -88,6 +89,7 @@ def start_alignment(
     policy = Policy(generator, config.generator.lora, config.precision, config.seed)
     bench = Workbench(config, policy, reward, PromptDraws(config.seed, prompts, config.batch_size), references)
     _check_steps(bench)
+    refuse_large_shifts(config, bench.size or generator.default_size)
     method = METHODS[type(config.method)](bench, config.method)
     if refresh is not None:
         policy.average(MEAN_POLICY)

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from rewarddance.config.alignment import AugmentationConfig
+from rewarddance.config.alignment import AlignConfig, AugmentationConfig
+from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
+from rewarddance.generators.protocol import ImageSize
 
 
 def augmented(
@@ -48,6 +50,21 @@ def moved(
     padded = functional.pad(pixels, (most, most, most, most), mode="replicate")
     height, width = pixels.shape[-2:]
     return padded[..., most - down : most - down + height, most - right : most - right + width]
+
+
+def refuse_large_shifts(config: AlignConfig, size: ImageSize) -> None:
+    """Stop at a shift that leaves nothing of a picture.
+
+    Raises:
+        UsageError: It is not smaller than the picture.
+    """
+    shifts = {f"judges.{place}.shift": judge.shift for place, judge in enumerate(config.judges)}
+    for key, shift in {"augmentation.shift": config.augmentation.shift, **shifts}.items():
+        if shift >= min(size.height, size.width):
+            raise UsageError(
+                f"{key} is {shift}, and pictures are {size.height} by {size.width} pixels; "
+                "give a few pixels, a little under half a patch of the model"
+            )
 
 
 def _shifted(pixels: Tensor, most: int, rng: torch.Generator) -> Tensor:

@@ -24,7 +24,7 @@ from rewarddance.training.activation_sizes import (
     passes_per_step,
     transformer_values,
 )
-from rewarddance.training.trained_parameters import compute_dtype
+from rewarddance.training.trained_parameters import compute_dtype, refuse_large_rank
 from rewarddance.training.weight_headers import Shapes, parameters_in, read_settings, stored_files, tensor_shapes
 
 _FLOAT = 4
@@ -135,17 +135,22 @@ def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
     """Numbers that adapters add: rank times the two sides of every target matrix.
 
     Raises:
-        UsageError: No matrix has one of the target names.
+        UsageError: No matrix has one of the target names, or the rank is larger than any.
     """
     names = "|".join(re.escape(name) for name in lora.target_modules)
     pattern = re.compile(rf"(?:.*\.)?(?:{names})\.weight")
-    sides = [sum(shape) for name, shape in shapes.items() if len(shape) == 2 and pattern.fullmatch(name)]
-    if not sides:
+    layers = {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and pattern.fullmatch(name)
+    }
+    if not layers:
         raise UsageError(
             f"generator.lora.target_modules {list(lora.target_modules)} name no layer of the velocity network; "
             "take the names of its linear layers"
         )
-    return lora.rank * sum(sides)
+    refuse_large_rank(lora.rank, layers, "generator.lora.rank")
+    return lora.rank * sum(sum(shape) for shape in layers.values())
 
 
 def _reward_values(config: AlignConfig, settings: Mapping[str, Any], side: Side) -> int:

@@ -20,6 +20,7 @@ from torch import nn
 from rewarddance.config.alignment import GeneratorLoraConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
+from rewarddance.training.trained_parameters import refuse_large_rank
 
 _NAME = "default"
 _FILE = "pytorch_lora_weights.safetensors"
@@ -35,17 +36,21 @@ class PolicyAdapters:
         """Put an adapter beside every target layer; the network computes what it did before, and all else is frozen.
 
         Raises:
-            UsageError: No linear layer has one of the target names.
+            UsageError: No linear layer has one of the target names, or the rank is larger than any.
         """
         names = "|".join(re.escape(name) for name in settings.target_modules)
         pattern = rf"(?:.*\.)?(?:{names})"
-        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-        if not any(re.fullmatch(pattern, name) for name in layers):
+        layers = {
+            name: tuple(layer.weight.shape) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
+        }
+        targets = {name: sides for name, sides in layers.items() if re.fullmatch(pattern, name)}
+        if not targets:
             last_words = sorted({name.rpartition(".")[2] for name in layers if not name.rpartition(".")[2].isdigit()})
             raise UsageError(
                 f"generator.lora.target_modules {list(settings.target_modules)} name no layer of the velocity "
                 f"network; its linear layers are named {', '.join(last_words)}"
             )
+        refuse_large_rank(settings.rank, targets, "generator.lora.rank")
         self._module = module
         self._config = peft.LoraConfig(
             r=settings.rank,

@@ -200,7 +200,7 @@ class RewardSignal:
     ) -> RewardValues:
         if not prompts or len(prompts) != len(pixels):
             raise UsageError(f"{len(pixels)} samples need as many prompts, at least one; got {len(prompts)}")
-        _refuse_broken_pixels(pixels, prompts)
+        refuse_broken_pixels(pixels, prompts, optimizer_step)
         raw = {reward.name: self._ask(reward, pixels, prompts, references, optimizer_step) for reward in self._rewards}
         weights = {reward.name: reward.weight for reward in self._rewards}
         if is_training:
@@ -253,11 +253,26 @@ class RewardSignal:
         return torch.stack(combined).to(pixels.device)
 
 
-def _refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str]) -> None:
+def refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str], optimizer_step: int) -> None:
+    """Stop at pictures that nobody can judge.
+
+    Args:
+        pixels: One row a prompt.
+        prompts: Of the pictures.
+        optimizer_step: Updates that the policy has had; without any, they are not to blame.
+
+    Raises:
+        NonFiniteError: Some pixel is not finite.
+    """
     is_whole = pixels.detach().flatten(1).isfinite().all(1).tolist()
     broken = [prompt for prompt, whole in zip(prompts, is_whole, strict=True) if not whole]
     if broken:
+        advice = (
+            "resume with a smaller optimizer.learning_rate or precision=float32"
+            if optimizer_step
+            else "it has not been updated yet: begin with a smaller sampling.guidance or precision=float32"
+        )
         raise NonFiniteError(
             f"the generator made pixels that are not finite for {len(broken)} of {len(prompts)} prompts, "
-            f"first {broken[0]!r}; resume with a smaller optimizer.learning_rate or precision=float32"
+            f"first {broken[0]!r}; {advice}"
         )

@@ -204,7 +204,21 @@ class RunFolder:
         write_text_atomic(self.config, dump_config(config))
 
     def _stored(self) -> dict[str, Any]:
-        return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        """The config of the run that is here.
+
+        Raises:
+            UsageError: It is damaged.
+        """
+        try:
+            stored = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise UsageError(
+                f"{self.config} is not the config of a run: it is empty or damaged; "
+                "put back what the run was begun with, or give another `out`"
+            )
+        return stored
 
     def _note(self, changes: Sequence[_Change], optimizer_step: int) -> None:
         lines = self.changes.read_text(encoding="utf-8").splitlines() if self.changes.exists() else []
@@ -253,7 +267,8 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[_Change]:
 
 def _pictures(tree: dict[str, Any]) -> int:
     """Pictures or comparisons of one optimizer step."""
-    return math.prod(int(tree.get(key, 1)) for key in _SIZE_OF_A_STEP)
+    sizes = (tree.get(key, 1) for key in _SIZE_OF_A_STEP)
+    return math.prod(size if isinstance(size, int) else 0 for size in sizes)
 
 
 def _flat(tree: dict[str, Any] | list[Any], prefix: str = "") -> dict[str, Any]:

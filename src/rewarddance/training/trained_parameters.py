@@ -6,6 +6,7 @@ changes, and is then lost without a trace. What is frozen is kept in the precisi
 
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,21 @@ class Adapters:
         """Put adapters into every target layer outside the vision tower and freeze all else in `model`.
 
         Raises:
-            UsageError: No layer has one of the target names.
+            UsageError: No layer has one of the target names, or the rank is larger than any.
         """
         torch.manual_seed(derive_seed(seed, "adapters"))
         names = "|".join(re.escape(name) for name in settings.target_modules)
         towers = "|".join(_VISION_TOWERS)
         pattern = rf"(?!(?:.*\.)?(?:{towers})\.)(?:.*\.)?(?:{names})"
-        if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
+        layers = [(name, layer) for name, layer in model.named_modules() if re.fullmatch(pattern, name)]
+        if not layers:
             raise UsageError(
                 f"model.lora.target_modules {list(settings.target_modules)} name no layer of the language model; "
                 "take the names of its linear layers"
             )
+        sides = {name: tuple(layer.weight.shape) for name, layer in layers if isinstance(layer, nn.Linear)}
+        if sides:
+            refuse_large_rank(settings.rank, sides, "model.lora.rank")
         lora = peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # declared int, used as a float
@@ -68,6 +73,25 @@ class Adapters:
         inner = self._wrapper.merge_and_unload()
         if hasattr(inner, "peft_config"):
             del inner.peft_config
+
+
+def refuse_large_rank(rank: int, layers: Mapping[str, tuple[int, ...]], key: str) -> None:
+    """Stop at a rank that no matrix can have.
+
+    Args:
+        rank: Of the adapters.
+        layers: The two sides of every matrix that gets one, by name.
+        key: Of the rank in the config.
+
+    Raises:
+        UsageError: It is larger than the smaller side of the largest of them.
+    """
+    name, sides = max(layers.items(), key=lambda layer: min(layer[1]))
+    if rank > min(sides):
+        raise UsageError(
+            f"{key} is {rank:,}, and the largest layer with an adapter, {name}, is {sides[0]:,} by {sides[1]:,}; "
+            f"take {min(sides):,} at most, usually far less"
+        )
 
 
 def freeze_vision(model: nn.Module) -> None:

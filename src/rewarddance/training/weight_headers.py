@@ -10,6 +10,7 @@ from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
 from rewarddance.core.errors import ModelError
+from rewarddance.core.folder_safety import refuse_revision
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -75,6 +76,7 @@ def stored_files(path_or_id: str, revision: str | None = None) -> StoredFiles:
     """
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
+        refuse_revision(folder, revision)
         return FolderFiles(folder)
     if path_or_id.count("/") != 1 or path_or_id.startswith((".", "~", "/")):
         raise ModelError(f"model folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from rewarddance.core.errors import ModelError
+from rewarddance.core.folder_safety import refuse_revision
 from rewarddance.rewards.backbones import internvl, qwen2_5_vl, qwen3_vl, qwen_patches, smolvlm
 from rewarddance.rewards.backbones.layout import Layout
 from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
@@ -56,7 +57,7 @@ def load_backbone(
 
     Args:
         path_or_id: A local folder, or an id on the Hugging Face hub.
-        revision: Branch, tag or commit on the hub; ignored for a folder.
+        revision: Branch, tag or commit on the hub; None for a folder.
         dtype: Precision of the weights.
         device: Where the weights go.
 
@@ -84,6 +85,7 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     """
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
+        refuse_revision(folder, revision)
         return folder
     if folder.is_file():
         raise ModelError(f"{path_or_id} is a file, not a model folder; give the folder that holds config.json")
