@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,58 @@ def test_reports_metrics_and_evaluation_import_no_torch() -> None:
         "rewarddance.metrics.ranking; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def spoiled_line(tmp_path: Path, name: str, number: int, change: Callable[[dict], object]) -> str:
+    """What a report says of a run in one of whose lines something has changed."""
+    file = run_folder(tmp_path, "spoiled") / name
+    lines = file.read_text().splitlines()
+    lines[number - 1] = json.dumps(change(json.loads(lines[number - 1])))
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as refusal:
+        report_of(tmp_path, file.parent)
+    return str(refusal.value).removeprefix(str(file))
+
+
+def without(key: str) -> Callable[[dict], dict]:
+    return lambda row: {name: value for name, value in row.items() if name != key}
+
+
+@pytest.mark.parametrize("number", [1, 9])  # the ninth is the last, and whole
+def test_a_judgement_that_lacks_something_is_named_with_its_line(number: int, tmp_path: Path) -> None:
+    said = spoiled_line(tmp_path, "judgements.jsonl", number, without("forward"))
+    assert said == f", line {number}, has no forward. Delete the file to ask again."
+
+
+def test_a_judgement_that_is_a_bare_text_is_named_with_its_line(tmp_path: Path) -> None:
+    assert ", line 2, does not hold named values" in spoiled_line(tmp_path, "judgements.jsonl", 2, lambda row: "row")
+
+
+def test_an_evaluation_that_lacks_a_figure_is_named_with_the_figure(tmp_path: Path) -> None:
+    file = run_folder(tmp_path, "spoiled") / "evaluation.json"
+    content = json.loads(file.read_text())
+    del content["report"]["overall"]["accuracy"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"evaluation\.json: its report has no overall\.accuracy\. Evaluate again"):
+        report_of(tmp_path, file.parent)
+
+
+def test_figures_that_are_not_defined_are_no_damage(tmp_path: Path) -> None:
+    file = run_folder(tmp_path, "spoiled") / "evaluation.json"
+    content = json.loads(file.read_text())
+    content["report"]["overall"]["accuracy"] |= {"estimate": None, "low": None, "high": None}
+    file.write_text(json.dumps(content))
+    assert "<h2>Accuracy</h2>" in report_of(tmp_path, file.parent)
+
+
+def test_a_step_that_is_no_number_is_on_no_chart(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "spoiled")
+    (folder / "metrics.jsonl").write_text('{"optimizer_step": "first", "loss": 1}\n{"optimizer_step": 2, "loss": 1}\n')
+    assert "Training loss" in report_of(tmp_path, folder)
+
+
+def test_a_log_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "spoiled")
+    (folder / "metrics.jsonl").write_bytes(b'{"optimizer_step": 1}\n\xff\xfe\n{"optimizer_step": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2, is not JSON"):
+        report_of(tmp_path, folder)

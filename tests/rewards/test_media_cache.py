@@ -64,3 +64,27 @@ def test_a_clip_of_one_picture_stays_a_clip_when_it_is_kept(backbone: Backbone, 
     path = write(tmp_path / "a.png", "red")
     kinds = [MediaCache(backbone, 8).get(Media(path, kind)).is_clip for kind in ("clip", "image", "clip", "image")]
     assert kinds == [True, False, True, False]
+
+
+def test_copies_of_a_picture_are_one_medium_within_a_call(backbone: Backbone, tmp_path: Path):
+    cache = MediaCache(backbone, frames_per_clip=8)
+    red, copy, blue = (
+        cache.get(write(tmp_path / name, colour))
+        for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue"))
+    )
+    assert red.key == copy.key != blue.key
+    assert red.pictures is copy.pictures
+
+
+def test_pictures_that_differ_in_one_place_are_two_media(backbone: Backbone, tmp_path: Path):
+    image = Image.new("RGB", (40, 40), "red")
+    changed = image.copy()
+    changed.putpixel((23, 17), (254, 0, 0))
+    cache = MediaCache(backbone, frames_per_clip=8)
+    assert cache.get(image).key != cache.get(changed).key
+
+
+def test_a_copy_of_a_picture_that_was_let_go_stands_for_itself(backbone: Backbone, tmp_path: Path):
+    cache = MediaCache(backbone, frames_per_clip=8, capacity=1)
+    for name, colour in (("a.png", "red"), ("b.png", "blue"), ("c.png", "red")):
+        assert cache.get(write(tmp_path / name, colour)).key.endswith(name)

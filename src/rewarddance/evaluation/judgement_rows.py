@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from rewarddance.core.errors import DataError
 from rewarddance.core.files import errors_named, write_text_atomic
+from rewarddance.core.stored_values import flaw
 from rewarddance.core.types import Choice, Comparison, JudgementCost, Media, Status
 from rewarddance.rewards.instructions import instruction_identity
 
@@ -88,6 +91,9 @@ class JudgementRow:
         return sum(costs, JudgementCost()) if costs else None
 
 
+_SHAPE = TypeAdapter(JudgementRow)
+
+
 def row_key(comparison: Comparison, fingerprint: str, orders: str) -> str:
     """Hash of everything that an answer depends on.
 
@@ -123,7 +129,7 @@ def read_rows(path: Path) -> list[JudgementRow]:
         path: The file; it may be missing, which is no rows.
 
     Raises:
-        DataError: A line before the last is not a row.
+        DataError: A line is whole and no row; says what it lacks. Or a line before the last is not whole.
     """
     if not path.is_file():
         return []
@@ -133,11 +139,14 @@ def read_rows(path: Path) -> list[JudgementRow]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(_row_from(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+            stored = json.loads(line)
+        except ValueError as error:
             if number == len(lines):
                 break
             raise DataError(f"{path}, line {number}, is not a judgement. Delete the file to ask again.") from error
+        if (lacking := flaw(_SHAPE.validate_python, stored)) is not None:
+            raise DataError(f"{path}, line {number}, {lacking}. Delete the file to ask again.")
+        rows.append(_row_from(stored))
     return rows
 
 

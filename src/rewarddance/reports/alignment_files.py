@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def read_alignment(folder: Path) -> AlignmentFiles | None:
     path, samples = folder / EVALUATIONS_NAME, folder / SAMPLES_NAME
     if not path.is_file() and not samples.is_dir():
         return None
-    by_step = {row.optimizer_step: row for row in (_evaluation(path, row) for row in read_json_lines(path))}
+    by_step = {row.optimizer_step: row for row in map(_evaluation, repeat(path), count(1), read_json_lines(path))}
     return AlignmentFiles(
         evaluations=tuple(by_step[step] for step in sorted(by_step)),
         samples=_samples(samples),
@@ -97,10 +98,10 @@ def read_alignment(folder: Path) -> AlignmentFiles | None:
     )
 
 
-def _evaluation(path: Path, row: Mapping[str, Any]) -> AlignmentEvaluation:
+def _evaluation(path: Path, line: int, row: Mapping[str, Any]) -> AlignmentEvaluation:
     step = _number(row.get("optimizer_step"))
     if step is None:
-        raise DataError(f"{path}: a line has no optimizer_step. Restore it, or leave this run out.")
+        raise DataError(f"{path}, line {line}, has no optimizer_step. Restore it, or leave this run out.")
     best = _number(row.get("best_step"))
     action = str(row.get("action") or "none").replace("_", " ")
     if action == ROLL_BACK and best is not None:

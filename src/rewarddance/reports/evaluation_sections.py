@@ -123,7 +123,8 @@ def calibration_section(evaluations: Sequence[StoredEvaluation]) -> Section | No
         if calibration is None:
             continue
         curve = [(part["mean_score"], part["mean_target"]) for part in calibration["curve"]]
-        series.append(Series(evaluation.name, tuple(Point(*part) for part in curve), has_markers=True))
+        points = tuple(Point(*part) for part in curve if None not in part)
+        series.append(Series(evaluation.name, points, has_markers=True))
         figures = (calibration[key] for key in ("n", "ece", "ece_equal_width", "brier", "temperature"))
         rows.append((evaluation.name, *figures))
     if not series:
@@ -196,7 +197,7 @@ def _gold_table(evaluations: Sequence[StoredEvaluation]) -> Iterator[Block]:
         )
         for evaluation in evaluations
         for label, group in _headline_groups(evaluation.report, with_overall=True)
-        for gold in group["gold"]
+        for gold in group.get("gold", ())
     )
     if rows:
         caption = "Against the true preference, which only the lab knows, instead of people's noisy choices."
@@ -261,12 +262,14 @@ def _on(group: _Group) -> str:
 
 def _clearest(group: _Group) -> Mapping[str, Any] | None:
     """The figures against gold over the comparisons that differ most clearly."""
-    gold: Sequence[Mapping[str, Any]] = group["gold"]
+    gold: Sequence[Mapping[str, Any]] = group.get("gold", ())
     return max(gold, key=lambda entry: float(entry["min_difference"]), default=None)
 
 
 def _estimate(interval: Mapping[str, Any] | None) -> Estimate | None:
-    return None if interval is None else Estimate(interval["estimate"], interval["low"], interval["high"])
+    if interval is None or interval["estimate"] is None:
+        return None
+    return Estimate(interval["estimate"], interval["low"], interval["high"])
 
 
 def _readable(name: str) -> str:

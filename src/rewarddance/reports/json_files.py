@@ -34,7 +34,9 @@ def read_json_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
     """
     if not path.is_file():
         return ()
-    lines, rows = path.read_text(encoding="utf-8").splitlines(), []
+    # Bytes, because a kill may cut a letter in two; and not splitlines() of text, which would also split at the Unicode
+    # line separators that a prompt may hold.
+    lines, rows = path.read_bytes().splitlines(), []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

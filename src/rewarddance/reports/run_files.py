@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from rewarddance.core.errors import DataError
+from rewarddance.core.stored_values import flaw
 from rewarddance.evaluation.evaluation_file import EVALUATION_NAME
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, JudgementRow, read_rows
+from rewarddance.evaluation.preference_report import PreferenceReport
 from rewarddance.reports.alignment_files import AlignmentFiles, read_alignment
 from rewarddance.reports.json_files import read_json, read_json_lines
+
+_REPORT = TypeAdapter(PreferenceReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def read_run(folder: Path) -> RunFiles:
     places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
     run = RunFiles(
         name=folder.resolve().name,
-        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         environment=read_json(environment) if environment.is_file() else {},
         metrics=tuple(map(_flat, read_json_lines(folder / "metrics.jsonl"))),
         evaluations=tuple(_evaluation(place, folder) for place in places if (place / EVALUATION_NAME).is_file()),
@@ -84,6 +90,8 @@ def _evaluation(place: Path, run_folder: Path) -> StoredEvaluation:
     content = read_json(place / EVALUATION_NAME)
     if not isinstance(content.get("report"), dict):
         raise DataError(f"{place / EVALUATION_NAME} holds no report. Evaluate again.")
+    if (lacking := flaw(_REPORT.validate_python, content["report"])) is not None:
+        raise DataError(f"{place / EVALUATION_NAME}: its report {lacking}. Evaluate again.")
     name = str(content.get("name") or run_folder.resolve().name)
     return StoredEvaluation(name=name, content=content, rows=tuple(read_rows(place / ROWS_NAME)))
 

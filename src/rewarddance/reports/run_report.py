@@ -113,7 +113,7 @@ def _facts(runs: Sequence[RunFiles], evaluations: Sequence[StoredEvaluation]) ->
         "Command": _each_once(commands, "\n"),
         "Date": _each_once([_date(min(dates)), _date(max(dates))], " to ") if dates else "",
         "Seed": _each_once(seeds, ", "),
-        "Versions": _each_once([_versions(value) for value in versions if value], "; "),
+        "Versions": _each_once([_versions(value) for value in versions if isinstance(value, Mapping)], "; "),
         "Data": _each_once([evaluation.content.get("data") for evaluation in evaluations], ", "),
     }
     return tuple((name, value) for name, value in facts.items() if value)

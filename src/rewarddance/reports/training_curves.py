@@ -101,7 +101,11 @@ def _titled(key: str) -> str:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
-    return tuple(Point(float(row[STEP]), float(row[key])) for row in rows if _is_number(row.get(key)) and STEP in row)
+    return tuple(
+        Point(float(row[STEP]), float(row[key]))
+        for row in rows
+        if _is_number(row.get(key)) and _is_number(row.get(STEP))
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -9,12 +9,34 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from pydantic import TypeAdapter
 
 from rewarddance.core.errors import DataError, UsageError
+from rewarddance.core.stored_values import flaw
 from rewarddance.search.output import CANDIDATES_NAME, ROWS_NAME, SETTINGS_NAME, SUMMARY_NAME
 
 _FEWEST = 4
 """Candidates of a prompt, for best of 1, 2 and 4: two coefficients are fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What is read of a candidate."""
+
+    wins: float | None
+    reward: float | None
+    picture: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is read of a line."""
+
+    prompt: str
+    candidates: tuple[_Candidate, ...]
+
+
+_ROW = TypeAdapter(_Row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,13 +66,19 @@ def read_candidates(folder: Path) -> CandidateTable:
     try:
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
         lines = (folder / ROWS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
-        latest = {row["prompt"]: row for row in map(json.loads, lines)}.values()
-        rows = [row for row in latest if row["candidates"]]  # the generator could not read the others
+        stored = [json.loads(line) for line in lines]
     except OSError:
         raise DataError(f"{folder} holds no search; make one with `rewarddance search best-of-n`") from None
-    except (ValueError, TypeError, KeyError):
+    except ValueError:
         raise DataError(f"{folder / ROWS_NAME} is damaged; search again in another folder") from None
+    for number, row in enumerate(stored, start=1):
+        if (lacking := flaw(_ROW.validate_python, row)) is not None:
+            raise DataError(f"{folder / ROWS_NAME}, line {number}, {lacking}; search again in another folder")
+    latest = {row["prompt"]: row for row in stored}.values()
+    rows = [row for row in latest if row["candidates"]]  # the generator could not read the others
     found = [row["candidates"] for row in rows]
+    if not isinstance(settings, dict):
+        raise DataError(f"{folder / SETTINGS_NAME} is damaged; search again in another folder")
     if settings.get("algorithm") != "best-of-n" or any(one["wins"] is not None for own in found for one in own):
         raise UsageError(f"{folder} is no best-of-n search by scores; a curve needs independent pictures, each scored")
     if not (folder / SUMMARY_NAME).is_file():
