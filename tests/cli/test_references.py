@@ -70,6 +70,28 @@ def test_pictures_that_are_missing_or_damaged_are_made_again_as_they_were(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("row", [{"prompt": "a red circle"}, {"prompt": "a", "failures": 5, "candidates": 7}, [1, 2]])
+def test_a_row_of_the_wrong_shape_is_named(
+    workplace: Path, made: Path, tmp_path: Path, row: object, capsys: pytest.CaptureFixture[str]
+):
+    out = shutil.copytree(made, tmp_path / "copy")
+    (out / "generation-0000" / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    message = error_of(capsys, "references", *named(workplace), "--out", out, *FEW, code=1)
+    assert "rows.jsonl: line 1 is damaged; make the references again" in message
+
+
+@pytest.mark.parametrize("how", ["gone", "a folder"])
+def test_rows_without_their_settings_are_refused(
+    workplace: Path, made: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+):
+    out = shutil.copytree(made, tmp_path / "copy")
+    (out / "generation-0000" / "settings.json").unlink()
+    if how == "a folder":
+        (out / "generation-0000" / "settings.json").mkdir()
+    message = error_of(capsys, "references", *named(workplace), "--out", out, *FEW, code=1)
+    assert "settings.json is missing or damaged; delete" in message
+
+
 def spoil(damage: str, path: Path, other: Path) -> None:
     if damage == "gone":
         path.unlink()

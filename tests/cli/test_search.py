@@ -109,6 +109,18 @@ def test_pictures_that_are_missing_or_damaged_are_made_again_as_they_were(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("change", [{"winner": ...}, {"unanswered_judgements": "x"}, {"candidates": [1]}, {"watch": 5}])
+def test_a_row_of_the_wrong_shape_is_named(
+    workplace: Path, found: Path, tmp_path: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
+):
+    out = shutil.copytree(found, tmp_path / "copy")
+    row = json.loads((out / "rows.jsonl").read_text().splitlines()[0]) | change
+    row = {key: value for key, value in row.items() if value is not ...}
+    (out / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    message = error_of(capsys, *words(workplace, "best-of-n", out, *FEW, "--candidates", 3), code=1)
+    assert "rows.jsonl: line 1 is damaged; search again in another folder" in message
+
+
 def test_other_settings_are_refused_before_a_model_is_loaded(
     workplace: Path, found: Path, capsys: pytest.CaptureFixture[str]
 ):

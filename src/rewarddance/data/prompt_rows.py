@@ -45,7 +45,7 @@ def stored_settings(path: Path) -> dict[str, Any] | None:
     """What the rows were begun with; None where that is not to be read."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
 
 

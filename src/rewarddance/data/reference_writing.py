@@ -164,11 +164,11 @@ def missing_prompts(
 def _check_settings(place: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a generation that holds rows made with other settings; names what differs."""
     path = place / SETTINGS_NAME
-    if not path.is_file() or not whole_lines(place / ROWS_NAME):
+    if not whole_lines(place / ROWS_NAME):
         return
     found = stored_settings(path)
     if found is None:
-        raise DataError(f"{path} is damaged; delete {place} to make the references again")
+        raise DataError(f"{path} is missing or damaged; delete {place} to make the references again")
     refuse_other_settings(place, found, settings)
 
 

@@ -226,9 +226,11 @@ def rows_of(content: bytes, path: Path) -> Iterator[dict[str, Any]]:
     """
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            yield dict(json.loads(line))
-        except (ValueError, TypeError):
+            row = dict(json.loads(line))
+            row_to_references(row, path.parent)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path}: line {number} is damaged; make the references again") from None
+        yield row
 
 
 def references_to_row(references: PromptReferences) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rewarddance.core.errors import ModelError, PromptError
 
 NAME = "phrases.json"
+_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,11 @@ class PhraseEncoder:
                 link = value
             elif name is not None:
                 if not found:
-                    raise PromptError(f"the prompt {prompt!r} does not begin with one of: {self._words(opening)}")
+                    raise PromptError(f"the prompt {_shown(prompt)} does not begin with one of: {self._words(opening)}")
                 found[-1][name] = value
         if not 1 <= len(found) <= self.phrases:
             raise PromptError(
-                f"the prompt {prompt!r} has {len(found)} phrases; this generator reads 1 to {self.phrases}"
+                f"the prompt {_shown(prompt)} has {len(found)} phrases; this generator reads 1 to {self.phrases}"
             )
         empty = [[0.0] * self.width] * (self.phrases - len(found))
         return [self._row(phrase, link, place) for place, phrase in enumerate(found)] + empty
@@ -83,7 +84,7 @@ class PhraseEncoder:
         if word in self.fillers:
             return None, 0
         known = ", ".join(self._words(name) for name in self.slots)
-        raise PromptError(f"this generator does not know the word {word!r} of {prompt!r}; it knows {known}")
+        raise PromptError(f"this generator does not know the word {_shown(word)} of {_shown(prompt)}; it knows {known}")
 
     def _row(self, phrase: Mapping[str, int], link: int | None, place: int) -> list[float]:
         row: list[float] = []
@@ -109,6 +110,11 @@ def read_phrases(folder: Path) -> PhraseEncoder:
         return PhraseEncoder(slots, tuple(content["links"]), tuple(content["fillers"]), int(content["phrases"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not the grammar of a drawn generator ({error}); restore the folder") from None
+
+
+def _shown(text: str) -> str:
+    """A prompt, or its beginning, for a message of one line."""
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}...")
 
 
 def _one_hot(place: int, length: int) -> list[float]:

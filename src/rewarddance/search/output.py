@@ -33,7 +33,7 @@ from rewarddance.search.budget import Budget
 from rewarddance.search.contact_sheet import stacked, strip_of
 from rewarddance.search.pictures import is_whole, picture_of, png_of
 from rewarddance.search.results import SearchResult
-from rewarddance.search.rows import UNREAD, budget_of, failures_in, row_of, unanswered_in, watch_of
+from rewarddance.search.rows import UNREAD, budget_of, failures_in, is_readable, row_of, unanswered_in, watch_of
 from rewarddance.search.watch import Watch, WatchSummary, summarise
 
 SETTINGS_NAME, ROWS_NAME, SHEET_NAME = "settings.json", "rows.jsonl", "contact_sheet.png"
@@ -281,7 +281,10 @@ def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            rows.append(dict(json.loads(line)))
+            row = dict(json.loads(line))
         except (ValueError, TypeError):
-            raise DataError(f"{path}: line {number} is damaged; search again in another folder") from None
+            row = {}
+        if not is_readable(row):
+            raise DataError(f"{path}: line {number} is damaged; search again in another folder")
+        rows.append(row)
     return rows

@@ -72,6 +72,19 @@ def row_of(
     }
 
 
+def is_readable(row: Mapping[str, Any]) -> bool:
+    """Whether a stored row has all that is read of it, each of its type."""
+    try:
+        budget_of(row["stated"])
+        budget_of(row["spent"])
+        known = [failures_in(row), unanswered_in(row), row["id"], row["winner"], row["problem"]]
+        known += [(one["picture"], one["reward"]) for one in row["candidates"]]
+        known += [dict(row.get("files", {})), None if row["watch"] is None else watch_of(row["watch"])]
+        return bool(known) and isinstance(row["prompt"], str) and isinstance(row["failed_judgements"], int)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
 def unanswered_in(row: Mapping[str, Any]) -> int:
     """Judgements of a stored row to which there was no answer; while there are any, the prompt counts as missing."""
     return int(row.get("unanswered_judgements", 0))
