@@ -183,8 +183,8 @@ class TrainConfig(BaseModel):
     """Forward passes before one optimizer step."""
 
     epochs: int = Field(default=1, ge=1)
-    """How often every comparison is seen (in both orders, if `orders` is `both`). The last optimizer step is as large as
-    the others, and may show some once more."""
+    """How often every comparison is seen (in both orders, if `orders` is `both`). The last optimizer step is as large
+    as the others, and may show some once more."""
 
     orders: Literal["both", "random", "as_stored"] = "both"
     """Show each comparison in both orders, in one order at random per epoch, or as it is stored."""
