@@ -57,3 +57,10 @@ def test_a_list_that_cannot_be_read_gives_one_line(tmp_path: Path, name: str, co
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_prompts(tmp_path / "p.txt")
+
+
+def test_an_id_that_is_an_impossible_date_is_one_line(tmp_path: Path) -> None:
+    dates = pa.array([2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"prompt": ["a"], "id": dates}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="dates that are out of range"):
+        read_prompts(tmp_path / "p.parquet")

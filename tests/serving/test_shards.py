@@ -200,6 +200,14 @@ def test_shards_of_another_job_are_refused(tmp_path: Path, change: str):
         other.open_folder()
 
 
+def test_a_folder_of_shards_with_a_damaged_job_is_refused(tmp_path: Path):
+    job = job_of(tmp_path, ["a", "b"])
+    (job.folder / "job.json").write_text("[")
+
+    with pytest.raises(UsageError, match=r"damaged job\.json; delete it or choose another --out"):
+        job.open_folder()
+
+
 @pytest.mark.parametrize("damage", ["lost", "doubled", "swapped"])
 def test_a_lost_or_doubled_row_is_found_before_the_output_appears(tmp_path: Path, damage: str):
     job = job_of(tmp_path, list("abcd"))

@@ -100,5 +100,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
     except (pa.ArrowException, OSError):
         raise DataError(f"{path}: not a parquet file, or a damaged one") from None
     columns = [name for name in ("id", "prompt", "kind") if name in table.column_names]
-    for number, row in enumerate(table.select(columns).to_pylist(), start=1):
+    try:
+        rows = table.select(columns).to_pylist()
+    except OverflowError:
+        raise DataError(f"{path}: holds dates that are out of range; give ids and kinds as text") from None
+    for number, row in enumerate(rows, start=1):
         yield f"row {number}", row

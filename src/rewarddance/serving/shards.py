@@ -25,6 +25,7 @@ from typing import BinaryIO
 from rewarddance.core.errors import DataError, RewardDanceError, UsageError
 from rewarddance.core.files import append_durably, errors_named, sync_folder, write_bytes_atomic, write_json_atomic
 from rewarddance.core.types import Judgement, Status
+from rewarddance.data.prompt_rows import stored_settings
 from rewarddance.serving.device_errors import has_lost_device
 from rewarddance.serving.manifest import Judge, Manifest, is_failure, judge_rows, written_key
 
@@ -91,10 +92,10 @@ class ShardJob:
         file = self.folder / _JOB_FILE
         if not file.exists():
             write_json_atomic(file, told)
-        elif json.loads(file.read_text()) != told:
+        elif stored_settings(file) != told:
             raise UsageError(
-                f"{self.folder} has shards of another manifest, model, instruction or shard size; "
-                "delete it or choose another --out"
+                f"{self.folder} has shards of another manifest, model, instruction or shard size, "
+                f"or a damaged {_JOB_FILE}; delete it or choose another --out"
             )
 
 
