@@ -1,9 +1,14 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
 from rewarddance.core.errors import UsageError
 from rewarddance.lab.base_models import lab_base
 from rewarddance.lab.pretraining import examine
+from rewarddance.rewards.loading import new_reward_model
 
 
 @pytest.mark.parametrize(("size", "least"), [("nano", 0.65), ("micro", 0.9), ("small", 0.9)])
@@ -23,3 +28,16 @@ def test_the_weights_that_ship_are_under_thirty_megabytes() -> None:
 def test_an_unknown_size_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="small"):
         lab_base("giant")
+
+
+def test_copies_of_a_file_tie_exactly_where_their_answers_would_differ_in_the_last_bits(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name, copy in (("a", "b"), ("c", "d")):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        for place in (name, copy):
+            Image.fromarray(pixels).save(tmp_path / f"{place}.png")
+    model = new_reward_model(str(lab_base("nano")), "scalar", device="cpu")
+    for name, copy in (("a", "b"), ("c", "d")):
+        ranking = model.rank("a red circle", [tmp_path / f"{name}.png", tmp_path / f"{copy}.png"])
+        assert ranking.wins == (0.5, 0.5)
+        assert ranking.rewards == (0.0, 0.0)

@@ -76,10 +76,10 @@ def test_copies_of_a_picture_are_one_medium_within_a_call(backbone: Backbone, tm
     assert red.pictures is copy.pictures
 
 
-def test_pictures_that_differ_in_one_place_are_two_media(backbone: Backbone, tmp_path: Path):
+def test_pictures_that_differ_in_one_place_are_two_media(backbone: Backbone):
     image = Image.new("RGB", (40, 40), "red")
     changed = image.copy()
-    changed.putpixel((23, 17), (254, 0, 0))
+    changed.putpixel((23, 17), (0, 255, 255))
     cache = MediaCache(backbone, frames_per_clip=8)
     assert cache.get(image).key != cache.get(changed).key
 

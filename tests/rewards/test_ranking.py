@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from rewarddance.core.types import Judgement, Status
+from rewarddance.rewards.protocol import RewardKind
 from rewarddance.rewards.ranking import ranking_of
 from tests.rewards.conftest import NewModel
 
@@ -55,6 +56,21 @@ def test_equal_candidates_share_their_win_and_stay_in_order(new_model: NewModel,
     ranking = new_model("pointwise").rank(PROMPT, [images[0], images[0]])
     assert ranking.order == (0, 1)
     assert ranking.wins == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "pointwise", "scalar"])
+def test_copies_of_one_file_tie_exactly(
+    kind: RewardKind, new_model: NewModel, images: list[Image.Image], tmp_path: Path
+):
+    places = [tmp_path / f"{number}.png" for number in range(3)]
+    for place, image in zip(places, (images[0], images[1], images[0]), strict=True):
+        image.save(place)
+    model = new_model(kind)
+    ranking = model.rank(PROMPT, places)
+    assert ranking.wins[0] == ranking.wins[2]
+    assert ranking.rewards[0] == ranking.rewards[2]
+    assert ranking.judgements[1].reward == 0
+    assert model.compare(PROMPT, places[0], places[2]).reward == 0
 
 
 def test_a_pair_that_could_not_be_judged_is_no_loss():

@@ -3,8 +3,10 @@
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from rewarddance.core.errors import MediaError
@@ -14,6 +16,7 @@ from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.questions import Medium
 
 _SETTLED_NANOSECONDS = 2_000_000_000
+_LOOKED_AT = 256  # pixels of a picture by which copies are found
 
 
 class MediaCache:
@@ -21,6 +24,8 @@ class MediaCache:
 
     A file is known by its path and bytes by their hash. A PIL image is known by its identity, which is why a cache
     must not outlive the call that holds the images. Pictures of files do: the backbone keeps them for the next call.
+    Copies are one medium: asked about twice, they would get answers that differ in the last bits, by their place in a
+    batch, and one of them would win.
     """
 
     def __init__(self, backbone: Backbone, frames_per_clip: int, capacity: int = 64) -> None:
@@ -28,6 +33,7 @@ class MediaCache:
         self._frames_per_clip = frames_per_clip
         self._capacity = capacity
         self._known: OrderedDict[str, Medium | MediaError] = OrderedDict()
+        self._first_with: dict[Hashable, str] = {}
 
     def get(self, source: MediaSource) -> Medium:
         """The medium, decoded on first use.
@@ -37,7 +43,7 @@ class MediaCache:
         """
         key = _key(source)
         if key not in self._known:
-            self._known[key] = self._load(key, source)
+            self._known[key] = self._known_copy(self._load(key, source))
             if len(self._known) > self._capacity:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
@@ -45,6 +51,17 @@ class MediaCache:
         if isinstance(found, MediaError):
             raise MediaError(str(found))
         return found
+
+    def _known_copy(self, medium: Medium | MediaError) -> Medium | MediaError:
+        """The medium that is a copy of this one and came before it, or this one."""
+        if isinstance(medium, MediaError):
+            return medium
+        like = _likeness(medium)
+        other = self._known.get(self._first_with.get(like, ""))
+        if isinstance(other, Medium) and _are_equal(medium, other):
+            return other
+        self._first_with[like] = medium.key
+        return medium
 
     def _load(self, key: str, source: MediaSource) -> Medium | MediaError:
         state = _file_state(source)
@@ -63,6 +80,18 @@ class MediaCache:
         if isinstance(source, Image.Image) or (isinstance(source, Media) and source.kind == "image"):
             return (load_image(source),)
         return load_frames(source, self._frames_per_clip)
+
+
+def _likeness(medium: Medium) -> Hashable:
+    """Equal for copies, and seldom for other media: shapes and a few pixels of each picture."""
+    shown = [picture.pixel_values for picture in medium.pictures]
+    pixels = [values.flatten()[:: max(1, values.numel() // _LOOKED_AT)].tolist() for values in shown]
+    return medium.is_clip, tuple((tuple(one.shape), tuple(few)) for one, few in zip(shown, pixels, strict=True))
+
+
+def _are_equal(medium: Medium, other: Medium) -> bool:
+    both = zip(medium.pictures, other.pictures, strict=True)
+    return all(torch.equal(one.pixel_values, two.pixel_values) and one.grid == two.grid for one, two in both)
 
 
 def _key(source: MediaSource) -> str:
