@@ -19,16 +19,14 @@ def output_file(path: Path, begins: str | None = None) -> Path:
         The same; the file behind it where it is a link, so that the link stays.
 
     Raises:
-        UsageError: It is a folder, a device, a pipe or a socket; a file that begins with something else; or it would
-            lie below a file.
+        UsageError: It is a folder, a device, a pipe or a socket, or a file that begins with something else.
+        OSError: It cannot be reached, as below a file.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         mode = place.stat().st_mode
     except FileNotFoundError:
         return place
-    except NotADirectoryError:
-        raise UsageError(f"{path} lies below a file; give another name") from None
     if stat.S_ISDIR(mode):
         raise UsageError(f"{path} is a folder; give the name of a file")
     if not stat.S_ISREG(mode):
