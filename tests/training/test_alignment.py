@@ -586,7 +586,7 @@ class Overflowing(StandInGenerator):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("from_step", "advice"),
-    [(0, "begin with a smaller sampling.guidance"), (1, "resume with a smaller optimizer.learning_rate")],
+    [(0, "begin another run with a smaller sampling.guidance"), (1, "resume with a smaller optimizer.learning_rate")],
 )
 def test_pictures_that_are_not_finite_before_any_update_are_not_put_down_to_one(tmp_path, method, from_step, advice):
     with pytest.raises(NonFiniteError, match=advice):

@@ -49,11 +49,13 @@ def align(
         _print_plan(settings, as_json=json)
         return
     from rewarddance.core.files import locked_folder
-    from rewarddance.training.alignment import align as run_alignment
 
-    hide_transformers_bars()
-    hide_diffusers_bars()
+    # Not later: whoever is second in a folder need not wait for the libraries.
     with locked_folder(settings.out):
+        from rewarddance.training.alignment import align as run_alignment
+
+        hide_transformers_bars()
+        hide_diffusers_bars()
         inputs = load_inputs(settings, resume)
     result = run_alignment(
         settings,

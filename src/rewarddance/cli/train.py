@@ -1,6 +1,7 @@
 """`rewarddance train`: learn a reward model from comparisons."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,11 +31,17 @@ def train(
     from rewarddance.config.training import TrainConfig
 
     settings = load_config(TrainConfig, config, with_run_directory(overrides, out))
-    from rewarddance.training.reward_model import train_reward_model
+    from rewarddance.core.files import locked_folder
 
-    hide_transformers_bars()
-    result = train_reward_model(settings, model=_lab_model(settings), resume=resume)
-    if os.environ.get("RANK", "0") != "0":
+    is_main = os.environ.get("RANK", "0") == "0"
+    # Not later: whoever is second in a folder need not wait for the libraries.
+    with locked_folder(settings.out) if is_main else nullcontext():
+        from rewarddance.training.reward_model import train_reward_model
+
+        hide_transformers_bars()
+        model = _lab_model(settings)
+    result = train_reward_model(settings, model=model, resume=resume)
+    if not is_main:
         return
     if json:
         print_json(plain(asdict(result)))

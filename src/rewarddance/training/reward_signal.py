@@ -270,7 +270,7 @@ def refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str], optimizer_step:
         advice = (
             "resume with a smaller optimizer.learning_rate or precision=float32"
             if optimizer_step
-            else "it has not been updated yet: begin with a smaller sampling.guidance or precision=float32"
+            else "it has not been updated yet: begin another run with a smaller sampling.guidance or precision=float32"
         )
         raise NonFiniteError(
             f"the generator made pixels that are not finite for {len(broken)} of {len(prompts)} prompts, "
