@@ -20,6 +20,7 @@ def test_a_comparison_does_not_depend_on_how_many_others_are_drawn(tmp_path: Pat
 
 def test_what_was_drawn_is_read_back_with_its_gold(tmp_path: Path) -> None:
     drawn = draw_comparisons(tmp_path, {"train": 4, "test_out": 4}, seed=1)
+    assert (drawn.count("train"), drawn.count("test_out"), drawn.count("test_in")) == (4, 4, 0)
     assert open_drawn(tmp_path) == drawn
     assert len(ComparisonSet.open(tmp_path).select(split="test_out")) == 4
 

@@ -50,6 +50,10 @@ class LabData:
     folder: Path
     gold: dict[str, tuple[float, float]]
 
+    def count(self, split: Split) -> int:
+        """How many comparisons a split has."""
+        return sum(record_id.startswith(f"{split}-") for record_id in self.gold)
+
     def gold_difference(self, record_id: str) -> float:
         """Gold of the second picture minus gold of the first, in [-1, 1]."""
         first, second = self.gold[record_id]

@@ -38,6 +38,7 @@ BEST_RATES: dict[BaseSize, float] = {"nano": 3e-4, "micro": 3e-4, "small": 1.5e-
 _FIRST_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-4}
 """Of the paradigms study, whose models the studies of alignment and search use; higher than is best."""
 
+_BATCH = 32
 _ANSWER_WEIGHT = 0.5  # at the default of 0.1 the small models learn to write and forget to answer
 
 
@@ -75,6 +76,7 @@ class LabRun:
 
 def training_config(run: LabRun, data: LabData) -> TrainConfig:
     """The run as a config, which the run directory keeps."""
+    learned = min(run.max_comparisons or data.count("train"), data.count("train"))
     return TrainConfig(
         model=ModelConfig(base=str(run.base), kind=run.kind, instruction=run.instruction),
         data=DataConfig(
@@ -87,7 +89,7 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
         loss=LossConfig(),
         rationale=RationaleConfig(answer_weight=_ANSWER_WEIGHT) if run.rationales else None,
         distillation=run.distillation,
-        batch_size=32,
+        batch_size=min(_BATCH, learned),
         epochs=run.epochs,
         orders="random",
         seed=run.seed,
