@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.errors import UsageError
 from rewarddance.lab import guard_study
 from rewarddance.lab.guard_study import (
     Recorded,
+    add_guard_results,
     by_fall,
     calibration_runs,
+    finished_runs,
     judged,
     read_recorded,
     row_of,
@@ -35,7 +38,7 @@ def recorded(gold: list[float], held_out: list[float], spread: list[float]) -> R
         )
         for place, (level, width) in enumerate(zip(held_out, spread, strict=True))
     )
-    return Recorded("run", "refl", tuple(range(0, 10 * len(gold), 10)), tuple(gold), observations)
+    return Recorded("run", "refl", tuple(range(0, 10 * len(gold), 10)), tuple(gold), 4, observations)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_the_summary_counts_both_detectors_on_the_same_runs(hacking, healthy):
 
 
 def stored(run: Recorded, folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "finished.json").write_text(json.dumps({"way": run.way}))
     rows = [{"optimizer_step": step, "extra": {"gold": gold}} for step, gold in zip(run.steps, run.gold, strict=True)]
     (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,6 +112,30 @@ def test_results_hold_the_runs_that_fixed_the_thresholds_apart_from_those_scored
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
     assert [row["run"] for row in content["calibration"]["rows"]] == ["hacking"]
     assert content["by_way"] == {"refl": content["summary"]}
+
+
+def test_runs_that_are_made_later_join_the_others_by_the_same_thresholds(hacking, healthy, tmp_path: Path):
+    path, thresholds = tmp_path / "guard.json", GuardConfig(minimum_fall=0.2)
+    folders = [stored(run, tmp_path / name) for name, run in (("one", hacking), ("two", healthy))]
+    write_guard_results(path, folders[:1], folders, thresholds, SpreadConfig())
+    first = json.loads(path.read_text())
+    again = [stored(hacking, tmp_path / "again" / "two"), stored(healthy, tmp_path / "again" / "three")]
+    figures = add_guard_results(path, again)
+    content = json.loads(path.read_text())
+    assert (figures["hacking_runs"], figures["healthy_runs"]) == (2, 1)
+    assert [row["run"] for row in content["rows"]] == ["one", "three", "two"]
+    kept = ("guard", "spread", "calibration")
+    assert [content[name] for name in kept] == [first[name] for name in kept]
+    with pytest.raises(UsageError, match="run the whole study first"):
+        add_guard_results(tmp_path / "absent.json", again)
+
+
+def test_only_finished_runs_of_the_ways_that_are_asked_for_are_judged(hacking, tmp_path: Path):
+    for name in ("a", "b"):
+        stored(hacking, tmp_path / "alignment" / "drawing-0" / name)
+    (tmp_path / "alignment" / "drawing-0" / "b" / "finished.json").unlink()
+    assert [folder.name for folder in finished_runs(tmp_path, ("refl",))] == ["a"]
+    assert finished_runs(tmp_path, ("flow_grpo",)) == []
 
 
 def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_path: Path, monkeypatch):

@@ -16,6 +16,7 @@ _SIZES: dict[str, tuple[_Size, ...]] = dict.fromkeys(("context", "reasoning"), (
 _PARTS: dict[str, tuple[str, ...]] = {
     "alignment": ("guarded", "references", "refl", "refl_augmented", "flow_grpo"),
     "context": ("instructions", "references"),
+    "guard": ("refl", "refl_augmented", "flow_grpo"),
 }
 
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
@@ -119,7 +120,8 @@ def study(
         list[str] | None,
         typer.Option(
             help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded, references; of "
-            "context instructions, references. What NAME.json holds of the rest stays."
+            "context instructions, references; of guard refl, refl_augmented, flow_grpo, by the thresholds that "
+            "guard.json holds. What NAME.json holds of the rest stays."
         ),
     ] = None,
 ) -> None:
@@ -132,7 +134,7 @@ def study(
         case "alignment":
             _alignment_study(out, results, seeds, jobs, wanted)
         case "guard":
-            _guard_study(out, results, seeds, jobs)
+            _guard_study(out, results, seeds, jobs, wanted)
         case "search":
             _search_study(out, results, seeds, jobs)
         case "overoptimization":
@@ -201,15 +203,23 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tup
     print(write_alignment_results(results / "alignment.json", guarded, folders, range(seeds), out, chosen))
 
 
-def _guard_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+def _guard_study(out: Path, results: Path, seeds: int, jobs: int, ways: tuple[str, ...]) -> None:
     from rewarddance.core.errors import UsageError
-    from rewarddance.lab.alignment_study import FINISHED_NAME
-    from rewarddance.lab.guard_study import calibration_runs, read_recorded, write_guard_results
+    from rewarddance.lab.guard_study import (
+        add_guard_results,
+        calibration_runs,
+        finished_runs,
+        read_recorded,
+        write_guard_results,
+    )
     from rewarddance.lab.guard_thresholds import fix_thresholds, guard_candidates, spread_candidates
 
-    folders = sorted(path.parent for path in (out / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
+    folders = finished_runs(out, ways)
     if not folders:
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
+    if ways != _PARTS["guard"]:
+        print_json(add_guard_results(results / "guard.json", folders))
+        return
     with progress("runs of another drawing, for thresholds", None) as show:
         calibration = calibration_runs(out, seeds, jobs, show)
     fixed_on = [read_recorded(folder) for folder in calibration]

@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
+from rewarddance.lab.alignment import GOLD_SAMPLES
 from rewarddance.lab.alignment_study import (
     COMPARISONS,
     FINISHED_NAME,
@@ -34,6 +36,7 @@ from rewarddance.lab.alignment_study import (
 )
 from rewarddance.lab.base_models import BaseSize
 from rewarddance.lab.processes import make_all
+from rewarddance.lab.recorded_results import joined, recorded
 from rewarddance.lab.reward_study import StudyRun, StudySettings, make_run, study_data
 from rewarddance.metrics.overoptimization import GoldCurve, detector_confusion, gold_curve
 from rewarddance.reports.json_files import read_json_lines
@@ -66,6 +69,7 @@ class Recorded:
         way: How the reward was optimised.
         steps: Optimizer step of each evaluation.
         gold: Mean gold at each evaluation.
+        gold_samples: Pictures of each prompt by which it was measured.
         observations: What a guard would have seen.
     """
 
@@ -73,6 +77,7 @@ class Recorded:
     way: WayName
     steps: tuple[int, ...]
     gold: tuple[float, ...]
+    gold_samples: int
     observations: tuple[Observation, ...]
 
     @property
@@ -104,15 +109,28 @@ def calibration_runs(
     return run_alignments(study, on_done)
 
 
+def finished_runs(models: Path, ways: Sequence[str]) -> list[Path]:
+    """Folders of the finished runs of `lab study alignment` that were optimised in one of these ways.
+
+    Args:
+        models: Folder of the study.
+        ways: Of `WAYS`.
+    """
+    found = sorted((models / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
+    return [path.parent for path in found if json.loads(path.read_text())["way"] in ways]
+
+
 def read_recorded(folder: Path) -> Recorded:
     """Read a run of the alignment study."""
     run = RunFolder(folder)
     rows = read_json_lines(run.evaluations)
+    finished = json.loads((folder / FINISHED_NAME).read_text())
     return Recorded(
         name=folder.name,
-        way=json.loads((folder / FINISHED_NAME).read_text())["way"],
+        way=finished["way"],
         steps=tuple(row["optimizer_step"] for row in rows),
         gold=tuple(row["extra"]["gold"] for row in rows),
+        gold_samples=finished.get("gold_samples", GOLD_SAMPLES),
         observations=tuple(Observation.from_json(row) for row in read_json_lines(run.observations)),
     )
 
@@ -134,6 +152,7 @@ def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str,
     return {
         "run": run.name,
         "way": run.way,
+        "gold_samples": run.gold_samples,
         **asdict(run.curve),
         "peak_step": run.steps[run.curve.peak_index],
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
@@ -190,6 +209,32 @@ def write_guard_results(
     fixed_on, rows = (
         [row_of(read_recorded(folder), guard, spread) for folder in runs] for runs in (calibration, folders)
     )
+    return _write(path, rows, guard, spread, {"summary": summary(fixed_on), "rows": fixed_on})
+
+
+def add_guard_results(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    """Judge more runs by the thresholds that `guard.json` holds; its rows of other runs stay. Returns the summary.
+
+    Args:
+        path: The file.
+        folders: Folders of the runs; they take the place of rows of the same name.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    content = recorded(path)
+    if not content:
+        raise UsageError(f"{path} is not there, which has the thresholds; run the whole study first, without --part")
+    guard, spread = GuardConfig(**content["guard"]), SpreadConfig(**content["spread"])
+    made = [row_of(read_recorded(folder), guard, spread) for folder in folders]
+    names = sorted({row["run"] for row in (*content["rows"], *made)})
+    rows = joined(content["rows"], made, names, lambda row: str(row["run"]))
+    return _write(path, rows, guard, spread, content["calibration"])
+
+
+def _write(
+    path: Path, rows: Sequence[dict[str, Any]], guard: GuardConfig, spread: SpreadConfig, calibration: dict[str, Any]
+) -> dict[str, Any]:
     figures = summary(rows)
     content = {
         "study": "guard",
@@ -205,7 +250,7 @@ def write_guard_results(
         },
         "by_fall": by_fall(rows),
         "rows": rows,
-        "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
+        "calibration": calibration,
     }
     write_json_atomic(path, content)
     return figures
