@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_a_line_cut_off_inside_a_letter_is_left_out(tmp_path: Path) -> None:
     rows = judge_comparisons(TableJudge(QUALITY), COMPARISONS, Known(), rows_path=path)
     path.write_bytes(path.read_bytes() + '{"id": "☃'.encode()[:-1])
     assert read_rows(path) == rows
+
+
+@pytest.mark.parametrize("place", ["a row", "an answer", "a cost"])
+def test_a_value_that_this_version_does_not_know_is_named_with_its_line(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "judgements.jsonl"
+    judge_comparisons(TableJudge(QUALITY), COMPARISONS, Known(), rows_path=path)
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1])
+    row["forward"]["cost"] = {}
+    {"a row": row, "an answer": row["forward"], "a cost": row["forward"]["cost"]}[place]["of_later_versions"] = 1
+    path.write_text("\n".join([lines[0], json.dumps(row), lines[2]]) + "\n")
+    with pytest.raises(DataError, match=r"line 2, has a value that this version does not know .*of_later_versions"):
+        read_rows(path)
 
 
 def test_a_line_cut_off_by_a_crash_is_asked_again(tmp_path: Path) -> None:

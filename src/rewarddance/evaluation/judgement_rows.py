@@ -146,7 +146,11 @@ def read_rows(path: Path) -> list[JudgementRow]:
             raise DataError(f"{path}, line {number}, is not a judgement. Delete the file to ask again.") from error
         if (lacking := flaw(_SHAPE.validate_python, stored)) is not None:
             raise DataError(f"{path}, line {number}, {lacking}. Delete the file to ask again.")
-        rows.append(_row_from(stored))
+        try:
+            rows.append(_row_from(stored))
+        except TypeError as error:
+            problem = f"has a value that this version does not know ({error})"
+            raise DataError(f"{path}, line {number}, {problem}. Delete the file to ask again.") from error
     return rows
 
 
