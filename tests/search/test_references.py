@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.core.errors import DataError, ModelError, UsageError
 from rewarddance.core.types import Judgement, Ranking, Status
 from rewarddance.data.prompts import PromptItem
 from rewarddance.data.references import ReferenceStore
@@ -231,6 +231,21 @@ def test_the_policy_makes_a_generation_of_its_own_and_a_resumed_run_reads_it(tmp
     assert level(first.best("a cat")[0].path) == pytest.approx(255 * made.mean().item(), abs=0.5)
     second = refresh(policy, 200)
     assert {one.seed for one in first.rows[0].candidates}.isdisjoint(one.seed for one in second.rows[0].candidates)
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_references_that_a_policy_made_on_its_way_are_not_made_again_by_a_later_one(tmp_path: Path, is_gone: bool):
+    policy = load_generator(tiny_generator_folder("sd3", tmp_path / "sd3"), device="cpu")
+    settings = replace(SETTINGS, candidates=2, top=1, bottom=0)
+    refresh = reference_refresher(
+        Brighter(), [CAT], tmp_path / "run", settings, lambda generator: pictures_of(generator, denoising_steps=2)
+    )
+    (picture,) = refresh(policy, 100).best("a cat")
+    picture.path.unlink()
+    if not is_gone:
+        Image.new("RGB", (8, 8)).save(picture.path)
+    with pytest.raises(DataError, match=f"{picture.path.name} is"):
+        refresh(policy, 100)
 
 
 def test_a_policy_s_references_without_some_answers_stop_the_run_until_the_judge_is_back(tmp_path: Path):

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.core.errors import ModelError, PromptError, UsageError
+from rewarddance.core.errors import DataError, ModelError, PromptError, UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.seeding import derive_seed
 from rewarddance.core.types import Judgement, Ranking
@@ -28,6 +28,7 @@ from rewarddance.data.references import (
     ReferenceCandidate,
     ReferenceStore,
     ReferenceSummary,
+    finished_generations,
 )
 from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.generators.sampling import generate as generate_pictures
@@ -145,12 +146,15 @@ def reference_refresher(
     Returns:
         A function of the policy and the optimizer step, which numbers the generation. Called again for a step, as by
         a run that was killed and resumed, it goes on with what is there, or reads it when it is finished. It raises
-        `ModelError` while judgements have no answer: a later policy must not make up for them.
+        `ModelError` while judgements have no answer, and `DataError` where pictures of a finished generation are gone
+        or changed: a later policy must not make up for either.
     """
 
     def refresh(generator: Generator, optimizer_step: int) -> ReferenceStore:
         label = f"{settings.generator}, tuned for {optimizer_step} optimizer steps"
         own = replace(settings, generator=label)
+        if optimizer_step in finished_generations(folder):
+            _refuse_other_pictures(ReferenceStore.open(folder, optimizer_step))
         made = make_references(pictures(generator), model, prompts, folder, own, optimizer_step)
         if made.unanswered:
             raise ModelError(
@@ -160,6 +164,14 @@ def reference_refresher(
         return ReferenceStore.open(folder, optimizer_step)
 
     return refresh
+
+
+def _refuse_other_pictures(store: ReferenceStore) -> None:
+    if changed := store.changed_pictures():
+        raise DataError(
+            f"{changed[0]} is no longer the picture that the policy made at optimizer step {store.generation} "
+            "(its sha256 differs); put it back, or begin the run anew in another folder"
+        )
 
 
 def pictures_of(
