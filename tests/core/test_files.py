@@ -1,9 +1,11 @@
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,15 @@ def test_a_folder_is_locked_once_until_its_process_is_killed(tmp_path: Path):
         holder.send_signal(signal.SIGKILL)
     with locked_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_on_a_folder_ends_where_it_should_although_a_child_that_was_forked_has_it_too(tmp_path: Path):
+    with locked_folder(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    try:
+        with locked_folder(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.join()

@@ -173,6 +173,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if is_new:
                 with suppress(OSError):
                     folder.rmdir()
+            # Closing alone would leave the lock to any process that was forked meanwhile.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
