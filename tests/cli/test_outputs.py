@@ -34,6 +34,7 @@ def test_an_empty_name_is_no_place_to_write_to(words: str, option: str, capsys: 
     message = error_of(capsys, *words.split(), option, "", code=2)
     assert f"'{option}'" in message
     assert "is empty; give a name" in message
+    assert "Value error" not in message
 
 
 def test_every_command_that_writes_is_asked():

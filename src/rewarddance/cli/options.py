@@ -23,7 +23,7 @@ def place_option(what: str) -> Any:
 def _place(typed: str | Path) -> Path:
     # `Path("")` is the current folder, which nobody has named.
     if not str(typed):
-        raise UsageError("is empty; give a name, or `.` for the current folder")
+        raise typer.BadParameter("it is empty; give a name, or `.` for the current folder")
     return Path(typed)
 
 
