@@ -94,6 +94,11 @@ def test_raising_a_weight_that_is_nought_is_refused():
     assert "no weight to raise" in problem("guard.action=raise_kl", "judges=[{model: j}]")
 
 
+def test_an_empty_run_directory_is_refused():
+    assert "out: it is empty" in problem("out=")
+    assert "out: it is empty" in problem("out=''")
+
+
 def test_a_guard_without_judges_or_with_one_prompt_is_refused():
     assert "name in judges a reward model" in problem("guard={}")
     assert "evaluation_prompts is 1" in problem("guard={}", "judges=[{model: j}]", "evaluation_prompts=1")

@@ -36,6 +36,18 @@ def test_the_file_overrides_the_default(config_file: Path):
     assert load_config(TrainConfig, config_file).batch_size == 3
 
 
+@pytest.mark.parametrize("text", ["out:", 'out: ""', "out: null"])
+def test_an_empty_run_directory_is_refused(config_file: Path, text: str):
+    message = f"{config_file}: out: it is empty; give a folder, or `.` for the current one"
+    assert message_for(config_file, text.replace(": ", "=").replace(":", "=")) == message
+    config_file.write_text(SMALLEST + text)
+    assert message_for(config_file) == message
+
+
+def test_a_dot_is_the_current_folder(config_file: Path):
+    assert load_config(TrainConfig, config_file, ["out=."]).out == Path()
+
+
 def test_set_overrides_the_file(config_file: Path):
     config_file.write_text(SMALLEST + "batch_size: 3\n")
 

@@ -16,6 +16,7 @@ from rewarddance.config.alignment_methods import (
     ReflConfig,
 )
 from rewarddance.config.guard import GuardConfig
+from rewarddance.config.run_directory import RunDirectory
 from rewarddance.config.service import ServiceConfig
 from rewarddance.config.training import Beta, Share
 
@@ -302,7 +303,7 @@ class AlignConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk beside the best one."""
 
-    out: Path = Path("runs/align")
+    out: RunDirectory = Path("runs/align")
     """Run directory."""
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
+from rewarddance.config.run_directory import RunDirectory
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -207,7 +208,7 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk beside the best model."""
 
-    out: Path = Path("runs/train")
+    out: RunDirectory = Path("runs/train")
     """Run directory."""
 
     @model_validator(mode="after")
