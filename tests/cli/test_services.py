@@ -106,6 +106,35 @@ def test_rationales_go_on_in_their_own_folder_and_do_not_replace_it_when_it_is_r
     assert "holds comparisons already" in error_of(capsys, "rationales", tmp_path / "out", *words, code=2)
 
 
+def test_rationales_of_other_comparisons_are_not_replaced(data, tmp_path, capsys):
+    words = ("--out", tmp_path / "out", "--teacher", "lab:gold")
+    few = ("--train", 1, "--validation", 1, "--test", 1, "--seed", 5)
+    assert run("lab", "draw", "--out", tmp_path / "other", *few) == 0
+    assert run("rationales", data, *words) == 0
+    before = contents(tmp_path / "out")
+    message = error_of(capsys, "rationales", tmp_path / "other", *words, code=2)
+    assert f"out: holds comparisons already; those of {data.resolve()} with rationales; choose another" in message
+    assert contents(tmp_path / "out") == before
+
+
+def test_rationales_of_a_file_of_another_name_are_written(data, tmp_path):
+    file = shutil.copytree(data, tmp_path / "copy") / "comparisons.parquet"
+    assert (
+        run("rationales", file.rename(file.with_name("some.parquet")), "--out", tmp_path, "--teacher", "lab:gold") == 0
+    )
+
+
+def test_rationales_go_on_where_the_comparisons_lie_elsewhere_now_or_have_become_more(data, tmp_path):
+    first, moved = shutil.copytree(data, tmp_path / "first"), tmp_path / "moved"
+    words = ("--out", tmp_path / "out", "--teacher", "lab:gold")
+    assert run("rationales", first, *words) == 0
+    first.rename(moved)
+    assert run("rationales", moved, *words) == 0
+    shutil.rmtree(moved)
+    assert run("lab", "draw", "--out", moved, "--train", 4, "--validation", 1, "--test", 1) == 0
+    assert run("rationales", moved, *words) == 0
+
+
 def test_a_draw_does_not_replace_comparisons(data, capsys):
     few, before = ("--train", 1, "--validation", 1, "--test", 1), contents(data)
     assert "holds comparisons already" in error_of(capsys, "lab", "draw", "--out", data, *few, code=2)

@@ -1,13 +1,14 @@
 """Rationales for a folder of comparisons: a teacher writes them, a judge reads them, the consistent ones are kept."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rewarddance.core.files import write_json_atomic
+from rewarddance.core.files import sha256_of, write_json_atomic
 from rewarddance.core.types import Comparison
-from rewarddance.data.comparisons import ComparisonSet, refuse_to_replace
+from rewarddance.data.comparisons import PARQUET_NAME, ComparisonSet, refuse_to_replace
+from rewarddance.data.prompt_rows import stored_settings
 from rewarddance.data.rationale_exchanges import EXCHANGES_NAME, ExchangeStore
 from rewarddance.data.rationale_writing import write_with_rationales
 from rewarddance.training.rationale_collection import Collection, Teacher, collect_rationales
@@ -116,10 +117,12 @@ def make_rationales(
 
     Raises:
         ModelError: Teacher or judge gives no replies any more; what came is stored.
-        UsageError: Another process writes to the folder, or it holds comparisons that no such run has written.
+        UsageError: Another process writes to the folder, or it holds comparisons that no such run has written, or one
+            with other comparisons.
         DataError: Nothing is left to write.
     """
-    _refuse_other_comparisons(comparisons, folder)
+    source = _source_of(comparisons)
+    _refuse_other_comparisons(comparisons, folder, source)
     shown = list(comparisons)
     with ExchangeStore(folder) as store:
         collected = collect_rationales(
@@ -131,15 +134,28 @@ def make_rationales(
     kept = {name: text for name, text in collected.rationales.items() if name in filtered.kept}
     summary = _summary(comparisons, teacher, judge, collected, filtered)
     write_with_rationales(comparisons, kept, folder, only_with_rationale=only_with_rationale)
-    write_json_atomic(folder / SUMMARY_NAME, asdict(summary) | {"failed_share": summary.failed_share})
+    write_json_atomic(folder / SUMMARY_NAME, {**asdict(summary), "failed_share": summary.failed_share, **source})
     return summary
 
 
-def _refuse_other_comparisons(comparisons: ComparisonSet, folder: Path) -> None:
-    """Exchanges tell the output of an earlier run, which is continued; what is read is never written over."""
+def _source_of(comparisons: ComparisonSet) -> dict[str, str]:
+    """What rationales are written for, as `rationales.json` names it: where it lies, and what it holds."""
+    stored = comparisons.folder / PARQUET_NAME
+    digest = {"data_sha256": sha256_of(stored)} if stored.is_file() else {}
+    return {"data": str(comparisons.folder.resolve()), **digest}
+
+
+def _refuse_other_comparisons(comparisons: ComparisonSet, folder: Path, source: Mapping[str, str]) -> None:
+    """Exchanges tell the output of an earlier run, which is continued; what is read is never written over.
+
+    Comparisons that lie elsewhere now, or have become more in their place, are the same ones.
+    """
     is_read = folder.exists() and folder.samefile(comparisons.folder)
     if is_read or not (folder / EXCHANGES_NAME).exists():
         refuse_to_replace(folder)
+    before = stored_settings(folder / SUMMARY_NAME) or {}
+    if "data" in before and all(before.get(name) != value for name, value in source.items()):
+        refuse_to_replace(folder, f"those of {before['data']} with rationales; choose another folder")
 
 
 def _summary(
