@@ -218,6 +218,22 @@ def test_a_prompt_that_the_generator_cannot_read_is_named_before_any_work(
     assert not recipe.out.exists()
 
 
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_prompt_of_pictures_to_learn_from_that_the_generator_cannot_read_is_named_before_any_work(
+    recipe: Recipe, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    pictures, own = tmp_path / "pictures.jsonl", tmp_path / "own.txt"
+    own.write_text("a red circle\n")
+    rows = [{"prompt": prompt, "image": "align.yaml"} for prompt in ("a red circle", "a dog")]
+    pictures.write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8-sig")
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": str(pictures)}
+    lab = {"path": "lab:drawn", "lora": {"target_modules": ["to_q"]}}
+    path = recipe.write(generator=lab, prompts={"train": str(own)}, evaluation_prompts=1, regulariser=regulariser)
+    message = error_of(capsys, "align", path, *words, code=1)
+    assert "pictures.jsonl: line 3: this generator does not know the word 'dog'" in message
+    assert not recipe.out.exists()
+
+
 def test_the_reward_may_be_a_model_of_the_lab(recipe: Recipe, generators: dict[str, Path]):
     assert run("align", recipe.write(rewards=[{"model": "lab:nano"}])) == 0
     check_run(recipe, generators["sd3"])

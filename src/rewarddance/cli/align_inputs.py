@@ -61,6 +61,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     ):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
+    from rewarddance.training.regulariser import pretraining_pictures
     from rewarddance.training.run_folder import RunFolder
 
     # What is quick to check comes before what is slow to load.
@@ -72,6 +73,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     load.require_other_judges(found)
     training = load.training_prompts(found)
     evaluated = load.evaluation_prompts(found, training)
+    pretraining_pictures(found)
     prompts = tuple(dict.fromkeys((*training, *evaluated)))
     rewards = load.reward_models(found)
     reward = load.configured_reward(found, rewards)

@@ -28,7 +28,7 @@ from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved, refuse_large_shifts
 from rewarddance.training.guard_observation import Features, HeldOutJudge
-from rewarddance.training.regulariser import pretraining_pairs
+from rewarddance.training.regulariser import pretraining_pictures
 from rewarddance.training.reward_signal import (
     ReferenceImage,
     ReferenceUse,
@@ -163,8 +163,7 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
     height, width = config.sampling.height, config.sampling.width
     if height is not None and width is not None:
         refuse_large_shifts(config, ImageSize(height, width))
-    if isinstance(config.regulariser.pretraining_data, Path):
-        pretraining_pairs(config.regulariser.pretraining_data)
+    pretraining_pictures(config)
 
 
 def _stored_kind(model: str) -> str:

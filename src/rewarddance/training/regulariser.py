@@ -19,9 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rewarddance.config.alignment import AlignConfig
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.seeding import derive_seed, numpy_rng
 from rewarddance.core.whole_text import is_whole_text
+from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.generators.sampling import sample
 from rewarddance.objectives.flow import add_noise, flow_matching_loss
@@ -87,7 +89,7 @@ class Pretraining:
             DataError: The list of pictures cannot be used.
         """
         self._bench = bench
-        self._pairs: tuple[tuple[str, Path], ...] = ()
+        self._learned: tuple[LearnedPicture, ...] = ()
         data = bench.config.regulariser.pretraining_data
         if data is None:
             return
@@ -98,7 +100,7 @@ class Pretraining:
                 "leave it out, and the reference policy makes the pictures"
             )
         if isinstance(data, Path):
-            self._pairs = pretraining_pairs(data)
+            self._learned = pretraining_pictures(bench.config)
         elif bench.references(bench.draws.prompts[:1]) is None:
             raise UsageError(
                 "regulariser.pretraining_data is `references`, and the rewards of this run are judged against none; "
@@ -134,9 +136,9 @@ class Pretraining:
         """Prompts and clean latents of a micro-batch."""
         bench, config = self._bench, self._bench.config
         rng = numpy_rng(config.seed, "pretraining", optimizer_step, number)
-        if self._pairs:
-            chosen = [self._pairs[place] for place in rng.integers(len(self._pairs), size=config.batch_size)]
-            return tuple(prompt for prompt, _ in chosen), self._latents([path for _, path in chosen])
+        if self._learned:
+            chosen = [self._learned[place] for place in rng.integers(len(self._learned), size=config.batch_size)]
+            return tuple(one.prompt for one in chosen), self._latents([one.image for one in chosen])
         (draw,) = bench.draws.draws(optimizer_step * config.gradient_accumulation + number, 1)
         if config.regulariser.pretraining_data == "references":
             # Looked up each time: the run may have had them made anew.
@@ -167,28 +169,54 @@ class Pretraining:
 _PLAIN = 1.0
 
 
-def pretraining_pairs(path: Path) -> tuple[tuple[str, Path], ...]:
-    """Prompts and pictures of a list.
+@dataclass(frozen=True, slots=True)
+class LearnedPicture:
+    """A picture that the policy learns beside the reward.
+
+    Attributes:
+        prompt: What it shows.
+        image: Its file.
+        line: Where it stands in its list, from 1.
+    """
+
+    prompt: str
+    image: Path
+    line: int
+
+
+def pretraining_pictures(config: AlignConfig) -> tuple[LearnedPicture, ...]:
+    """The list that the config names; none where it names no list.
 
     Raises:
-        DataError: It cannot be read, or a picture is missing.
+        DataError: It cannot be read, a picture is missing, or the generator cannot read a prompt.
     """
+    path = config.regulariser.pretraining_data
+    if not isinstance(path, Path):
+        return ()
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not JSON lines ({error}); give `prompt` and `image` on each line") from error
-    for number, row in enumerate(rows, start=1):
-        if not (isinstance(row, Mapping) and isinstance(row.get("prompt"), str) and isinstance(row.get("image"), str)):
-            raise DataError(f"{path}: line {number} has no `prompt` and `image`; give both as text")
-        if not is_whole_text(row["prompt"] + row["image"]):
-            raise DataError(f"{path}: line {number} holds half a character (an unpaired surrogate); correct it")
     if not rows:
         raise DataError(f"{path}: holds no pictures")
-    pairs = tuple((row["prompt"], path.parent / row["image"]) for row in rows)
-    missing = next((number for number, (_, image) in enumerate(pairs, start=1) if not image.is_file()), None)
-    if missing is not None:
-        raise DataError(f"{path}: line {missing} names {pairs[missing - 1][1]}, and there is no such file")
-    return pairs
+    pictures = tuple(_learned_picture(path, number, row) for number, row in rows)
+    refused = refused_prompts(config.generator.path, (picture.prompt for picture in pictures))
+    for picture in pictures:
+        if picture.prompt in refused:
+            raise DataError(f"{path}: line {picture.line}: {refused[picture.prompt]}")
+    return pictures
+
+
+def _learned_picture(path: Path, line: int, row: object) -> LearnedPicture:
+    if not (isinstance(row, Mapping) and isinstance(row.get("prompt"), str) and isinstance(row.get("image"), str)):
+        raise DataError(f"{path}: line {line} has no `prompt` and `image`; give both as text")
+    if not is_whole_text(row["prompt"] + row["image"]):
+        raise DataError(f"{path}: line {line} holds half a character (an unpaired surrogate); correct it")
+    image = path.parent / row["image"]
+    if not image.is_file():
+        raise DataError(f"{path}: line {line} names {image}, and there is no such file")
+    return LearnedPicture(row["prompt"], image, line)
 
 
 def _covering(pixels: Float[Tensor, "3 height width"], size: ImageSize) -> Float[Tensor, "3 new_height new_width"]:
