@@ -192,10 +192,12 @@ def test_figures_that_are_not_defined_are_no_damage(tmp_path: Path) -> None:
     assert "<h2>Accuracy</h2>" in report_of(tmp_path, file.parent)
 
 
-def test_a_step_that_is_no_number_is_on_no_chart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ['{"optimizer_step": "first", "loss": 1}', '{"loss": 1}', '{"optimizer_step": NaN}'])
+def test_a_logged_line_without_its_step_is_named(tmp_path: Path, row: str) -> None:
     folder = run_folder(tmp_path, "spoiled")
-    (folder / "metrics.jsonl").write_text('{"optimizer_step": "first", "loss": 1}\n{"optimizer_step": 2, "loss": 1}\n')
-    assert "Training loss" in report_of(tmp_path, folder)
+    (folder / "metrics.jsonl").write_text(f'{{"optimizer_step": 1, "loss": 1}}\n{row}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2, has no optimizer_step"):
+        report_of(tmp_path, folder)
 
 
 def test_a_log_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 """What an alignment run left behind, read back: evaluations at fixed prompts and noise, and the pictures of them."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
-from rewarddance.core.errors import DataError
-from rewarddance.reports.json_files import read_json_lines
+from rewarddance.reports.json_files import STEP, finite_number, read_json_lines, read_steps
 
 EVALUATIONS_NAME, SAMPLES_NAME, SAMPLE_PROMPTS_NAME = "evaluations.jsonl", "samples", "prompts.jsonl"
 KIND_PREFIX = "kind:"
@@ -90,7 +87,7 @@ def read_alignment(folder: Path) -> AlignmentFiles | None:
     path, samples = folder / EVALUATIONS_NAME, folder / SAMPLES_NAME
     if not path.is_file() and not samples.is_dir():
         return None
-    by_step = {row.optimizer_step: row for row in map(_evaluation, repeat(path), count(1), read_json_lines(path))}
+    by_step = {row.optimizer_step: row for row in map(_evaluation, read_steps(path))}
     return AlignmentFiles(
         evaluations=tuple(by_step[step] for step in sorted(by_step)),
         samples=_samples(samples),
@@ -98,24 +95,21 @@ def read_alignment(folder: Path) -> AlignmentFiles | None:
     )
 
 
-def _evaluation(path: Path, line: int, row: Mapping[str, Any]) -> AlignmentEvaluation:
-    step = _number(row.get("optimizer_step"))
-    if step is None:
-        raise DataError(f"{path}, line {line}, has no optimizer_step. Restore it, or leave this run out.")
-    best = _number(row.get("best_step"))
+def _evaluation(row: Mapping[str, Any]) -> AlignmentEvaluation:
+    best = finite_number(row.get("best_step"))
     action = str(row.get("action") or "none").replace("_", " ")
     if action == ROLL_BACK and best is not None:
         action = f"{ROLL_BACK} to step {best:.0f}"
     return AlignmentEvaluation(
-        optimizer_step=int(step),
-        proxy=_number(row.get("proxy")),
-        proxy_score=_number(row.get("proxy_score")),
+        optimizer_step=int(row[STEP]),
+        proxy=finite_number(row.get("proxy")),
+        proxy_score=finite_number(row.get("proxy_score")),
         held_out=_numbers(row.get("held_out")),
-        spread=_number(row.get("spread")),
-        saturation=_number(row.get("saturation")),
-        diversity=_number(row.get("diversity")),
+        spread=finite_number(row.get("spread")),
+        saturation=finite_number(row.get("saturation")),
+        diversity=finite_number(row.get("diversity")),
         statistics=_numbers(row.get("statistics")),
-        kl=_number(row.get("kl")),
+        kl=finite_number(row.get("kl")),
         extra=_numbers(row.get("extra")),
         verdict=str(row["verdict"]) if row.get("verdict") else None,
         reason=str(row.get("reason") or ""),
@@ -137,10 +131,5 @@ def _samples(folder: Path) -> tuple[Sample, ...]:
 
 def _numbers(values: object) -> Mapping[str, float]:
     known = values.items() if isinstance(values, Mapping) else ()
-    numbers = {str(name): _number(value) for name, value in known}
+    numbers = {str(name): finite_number(value) for name, value in known}
     return {name: number for name, number in numbers.items() if number is not None}
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 """JSON that a run wrote, read back with the file named when it is damaged."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import DataError
+
+STEP = "optimizer_step"
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -48,3 +51,22 @@ def read_json_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
             raise DataError(f"{path}, line {number}, does not hold named values. Restore it, or leave this run out.")
         rows.append(row)
     return tuple(rows)
+
+
+def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The same of a log, which says of every line after how many updates it was written.
+
+    Raises:
+        DataError: A line does not, or is damaged.
+    """
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, start=1):
+        if finite_number(row.get(STEP)) is None:
+            raise DataError(f"{path}, line {number}, has no {STEP}. Restore it, or leave this run out.")
+    return rows
+
+
+def finite_number(value: object) -> float | None:
+    """A value that was read as a number; None for one that is none, or not finite."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from rewarddance.evaluation.evaluation_file import EVALUATION_NAME
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, JudgementRow, read_rows
 from rewarddance.evaluation.preference_report import PreferenceReport
 from rewarddance.reports.alignment_files import AlignmentFiles, read_alignment
-from rewarddance.reports.json_files import read_json, read_json_lines
+from rewarddance.reports.json_files import read_json, read_steps
 
 _REPORT = TypeAdapter(PreferenceReport)
 
@@ -75,7 +75,7 @@ def read_run(folder: Path) -> RunFiles:
         name=folder.resolve().name,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         environment=read_json(environment) if environment.is_file() else {},
-        metrics=tuple(map(_flat, read_json_lines(folder / "metrics.jsonl"))),
+        metrics=tuple(map(_flat, read_steps(folder / "metrics.jsonl"))),
         evaluations=tuple(_evaluation(place, folder) for place in places if (place / EVALUATION_NAME).is_file()),
         alignment=read_alignment(folder),
     )

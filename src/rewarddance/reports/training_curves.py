@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rewarddance.reports.json_files import STEP, finite_number
 from rewarddance.reports.run_files import RunFiles
 from rewarddance.reports.sections import Charts, Estimate, Figure, Figures, Guide, LineChart, Point, Section, Series
-
-STEP = "optimizer_step"
 
 _NOT_CHARTED = {STEP, "epoch"}
 _SMOOTH = ("learning_rate", "held_out_accuracy")
@@ -101,12 +100,5 @@ def _titled(key: str) -> str:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
-    return tuple(
-        Point(float(row[STEP]), float(row[key]))
-        for row in rows
-        if _is_number(row.get(key)) and _is_number(row.get(STEP))
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    known = ((float(row[STEP]), finite_number(row.get(key))) for row in rows)
+    return tuple(Point(step, value) for step, value in known if value is not None)
