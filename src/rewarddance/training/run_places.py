@@ -32,6 +32,9 @@ _READ = {
 }
 """Settings that name what a run reads."""
 
+_NO_PLACES = {("regulariser.pretraining_data", "references")}
+"""Settings with values that are words and no names of files."""
+
 
 def refuse_foreign_files(folder: Path, config: object) -> None:
     """Stop a new run before it takes the place of something that another made.
@@ -64,7 +67,7 @@ def refuse_inputs_in_the_way(folder: Path, config: object, values: Mapping[str, 
     """
     places = [(folder / name).resolve() for name in _written(config)]
     for key, value in values.items():
-        if setting_of(key) not in _READ or value is None:
+        if setting_of(key) not in _READ or value is None or (key, value) in _NO_PLACES:
             continue
         path = Path(str(value)).resolve()
         place = next((place for place in places if path.is_relative_to(place)), None)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from rewarddance.training.run_folder import RunFolder
+from tests.training.stand_in_generator import align_config
+
+
+def test_pictures_of_the_references_are_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    regulariser = {"pretraining_weight": 1.0, "pretraining_data": "references"}
+    config = align_config(tmp_path, references={"refresh_every": 2}, regulariser=regulariser, out=".")
+    folder = RunFolder(config.out)
+    monkeypatch.chdir(tmp_path)
+    folder.claim(config)
+    folder.references.mkdir()
+    folder.check(config, resume=True)
