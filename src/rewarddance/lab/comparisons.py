@@ -14,6 +14,7 @@ from rewarddance.core.files import errors_named, write_json_atomic
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Choice, Media
 from rewarddance.data.comparisons import refuse_to_replace, write_comparisons
+from rewarddance.data.prompt_rows import stored_settings
 from rewarddance.data.records import ComparisonRecord
 from rewarddance.lab.candidates import draw_candidate
 from rewarddance.lab.gold import Gold, judge_picture
@@ -83,7 +84,7 @@ def draw_comparisons(
         UsageError: The folder holds comparisons that were not drawn with these settings.
     """
     settings: dict[str, object] = {"seed": seed, "counts": dict(counts), "noise": asdict(noise)}
-    if _settings_of(folder) != settings:
+    if stored_settings(folder / DRAW_NAME) != settings:
         refuse_to_replace(folder)
     gold: dict[str, tuple[float, float]] = {}
     (folder / "media").mkdir(parents=True, exist_ok=True)
@@ -117,14 +118,6 @@ def choose(difference: float, rng: np.random.Generator, noise: PreferenceNoise) 
         return "tie"
     prefers_second = 1 / (1 + math.exp(-noise.sharpness * difference))
     return "second" if rng.random() < prefers_second else "first"
-
-
-def _settings_of(folder: Path) -> object:
-    """With what settings a folder was drawn, perhaps not to the end; None where nothing tells."""
-    try:
-        return json.loads((folder / DRAW_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _draw_record(
