@@ -6,6 +6,7 @@ References and searches store their results in this way; both continue after a k
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,20 @@ def has_files(folder: Path, files: Mapping[str, str | None]) -> bool:
         files: Path to sha256; None where nobody knows it.
     """
     return all(
-        (folder / name).is_file() and (digest is None or sha256_of(folder / name) == digest)
+        (folder / name).is_file() and (digest is None or _digest_of(folder / name) == digest)
         for name, digest in files.items()
     )
+
+
+def _digest_of(path: Path) -> str:
+    """Read once: a command looks before its models load, and again once the folder is its own."""
+    found = path.stat()
+    return _read_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=1 << 18)
+def _read_digest(path: Path, state: tuple[int, ...]) -> str:
+    return sha256_of(path)
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:

@@ -186,7 +186,7 @@ class ReferenceStore:
         return [
             media.path
             for media in kept
-            if not media.path.is_file() or media.sha256 not in (None, sha256_of(media.path))
+            if not media.path.is_file() or (media.sha256 is not None and sha256_of(media.path) != media.sha256)
         ]
 
 
