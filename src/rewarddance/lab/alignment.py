@@ -39,7 +39,7 @@ from rewarddance.training.run_folder import RunFolder
 
 MethodName = Literal["refl", "flow_grpo"]
 
-TRAIN_NAME, HELD_OUT_NAME = "train.txt", "held_out.txt"
+TRAIN_NAME, HELD_OUT_NAME, WIDE_NAME = "train.txt", "held_out.txt", "held_out_wide.txt"
 GOLD_SAMPLES = 4
 JUDGE_SHIFT = 3
 
@@ -72,6 +72,7 @@ class LabAlignment:
         noise: Noise on them.
         guard: Who watches; None for nobody.
         evaluate_every: Updates between evaluations.
+        held_out: Name of their list.
         evaluation_prompts: Held-out prompts that the judges see.
         evaluation_samples: Pictures of each.
         gold_samples: Pictures of every held-out prompt by which gold is measured.
@@ -97,6 +98,7 @@ class LabAlignment:
     noise: float = 0.03
     guard: GuardConfig | None = None
     evaluate_every: int = 10
+    held_out: str = HELD_OUT_NAME
     evaluation_prompts: int = 24
     evaluation_samples: int = 3
     gold_samples: int = GOLD_SAMPLES
@@ -105,18 +107,26 @@ class LabAlignment:
 
 
 def write_prompts(folder: Path, seed: int, per_kind: int = 32) -> None:
-    """Draw prompts of the domain: `train.txt`, and `held_out.txt` with none of them, a quarter of each kind."""
-    train: list[str] = []
-    held_out: list[str] = []
+    """Draw prompts of the domain: those to learn on, and two lists of others.
+
+    Args:
+        folder: Gets `train.txt`; `held_out.txt`, a quarter of each kind; and `held_out_wide.txt`, the same and as many
+            more of each kind as there are, up to half of `per_kind`.
+        seed: Decides which.
+        per_kind: Prompts of each kind for the first two lists together; some kinds have fewer.
+    """
+    lists: dict[str, list[str]] = {TRAIN_NAME: [], HELD_OUT_NAME: [], WIDE_NAME: []}
     for kind in KINDS:
         rng = numpy_rng(seed, "alignment prompts", kind)
-        drawn = list(dict.fromkeys(sample_prompt(rng, "in", kind).text for _ in range(_DRAWS)))[:per_kind]
+        found = list(dict.fromkeys(sample_prompt(rng, "in", kind).text for _ in range(_DRAWS)))
+        drawn, more = found[:per_kind], found[per_kind : per_kind + per_kind // 2]
         count = max(1, round(_HELD_OUT_SHARE * len(drawn)))
-        held_out += drawn[:count]
-        train += drawn[count:]
+        lists[TRAIN_NAME] += drawn[count:]
+        lists[HELD_OUT_NAME] += drawn[:count]
+        lists[WIDE_NAME] += drawn[:count] + more
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / TRAIN_NAME, "\n".join(train) + "\n")
-    write_text_atomic(folder / HELD_OUT_NAME, "\n".join(held_out) + "\n")
+    for name, prompts in lists.items():
+        write_text_atomic(folder / name, "\n".join(prompts) + "\n")
 
 
 def draw_references(
@@ -173,7 +183,7 @@ def alignment_config(run: LabAlignment) -> AlignConfig:
         generator=GeneratorConfig(path=str(lab_generator()), lora=GeneratorLoraConfig(target_modules=_ADAPTED)),
         rewards=(RewardConfig(model=str(run.reward)),),
         judges=tuple(JudgeConfig(model=str(judge), shift=JUDGE_SHIFT) for judge in run.judges),
-        prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / HELD_OUT_NAME),
+        prompts=PromptsConfig(train=run.prompts / TRAIN_NAME, held_out=run.prompts / run.held_out),
         references=ReferencesConfig(
             folder=run.references, count=run.references_used, kept=run.references_kept, combine="random"
         ),
@@ -231,7 +241,7 @@ def _what_counts(config: AlignConfig) -> dict[str, Any]:
 
 def align_in_lab(run: LabAlignment) -> AlignmentResult:
     """Tune, or continue; every evaluation carries gold under `extra`."""
-    held_out = [item.prompt for item in read_prompts(run.prompts / HELD_OUT_NAME)]
+    held_out = [item.prompt for item in read_prompts(run.prompts / run.held_out)]
     config = alignment_config(run)
     curves = gold_curves(held_out, run.gold_samples, seed=0)
     return align(config, evaluate=curves, resume=(run.folder / "config.yaml").is_file())

@@ -27,6 +27,8 @@ from rewarddance.generators.loading import load_generator
 from rewarddance.lab.alignment import (
     GOLD_SAMPLES,
     HELD_OUT_NAME,
+    TRAIN_NAME,
+    WIDE_NAME,
     LabAlignment,
     MethodName,
     align_in_lab,
@@ -63,6 +65,8 @@ class Way:
     noise: float = 0.0
     batch_size: int = 8
     evaluate_every: int = 8
+    held_out: str = HELD_OUT_NAME
+    evaluation_prompts: int = 33
     evaluation_samples: int = 3
     gold_samples: int = GOLD_SAMPLES
 
@@ -70,12 +74,20 @@ class Way:
 WAYS: dict[WayName, Way] = {
     "refl": Way("refl", 1e-3, 160, evaluate_every=20),
     "refl_augmented": Way("refl", 5e-4, 40, velocity_weight=0.1, shift=3, noise=0.03),
-    "flow_grpo": Way("flow_grpo", 1.5e-3, 48, batch_size=64, evaluation_samples=9, gold_samples=16),
+    "flow_grpo": Way(
+        "flow_grpo",
+        1.5e-3,
+        48,
+        batch_size=64,
+        held_out=WIDE_NAME,
+        evaluation_prompts=79,
+        evaluation_samples=4,
+        gold_samples=6,
+    ),
 }
 """Hard, as the paper's figures do it; carefully; and without the reward's gradient, where gold moves by hundredths and
-takes more pictures to measure."""
+takes more prompts and pictures to measure."""
 
-EVALUATION_PROMPTS = 33
 COMPARISONS = 4000
 GUARDED_STEPS, GUARDED_BATCH = 360, 16
 GUARDED_RATE = 1e-3
@@ -166,10 +178,10 @@ def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None 
 
 def _prepare(study: AlignmentStudy) -> None:
     """Prompts and reference images; the best of four by the first seed's largest pairwise model."""
-    if not study.prompts.is_dir():
+    if not (study.prompts / WIDE_NAME).is_file():
         write_prompts(study.prompts, study.drawing)
     judge = study.model("small", "pairwise", study.judge_seeds[0])
-    draw_references(study.references, study.prompts, judge, seed=study.drawing)
+    draw_references(study.references, study.prompts, judge, names=(TRAIN_NAME, WIDE_NAME), seed=study.drawing)
 
 
 def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
@@ -183,7 +195,6 @@ def _make(study: AlignmentStudy, cell: AlignmentCell) -> Path:
         references=study.references,
         reward=study.model(cell.size, cell.kind, cell.seed),
         judges=study.judges(cell),
-        evaluation_prompts=EVALUATION_PROMPTS,
         seed=cell.seed,
         **asdict(WAYS[cell.way]),
     )
