@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_line_with_the_place_and_what_to_do(
     (pictures / "rows.jsonl").write_text('{"prompt": "a", "candidate": "0.png", "reference_image": "1.png"}\n')
     commands = {
         tmp_path / "judged.jsonl": ("score", base, "--manifest", pictures / "rows.jsonl", "--out"),
-        tmp_path / "drawn" / "comparisons.parquet": ("lab", "draw", "--out"),
+        tmp_path / "drawn" / "draw.json": ("lab", "draw", "--out"),
         tmp_path / "run" / "config.yaml": ("train", config, "--out"),
     }
     for place, words in commands.items():
