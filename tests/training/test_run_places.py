@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rewarddance.core.errors import UsageError
 from rewarddance.training.run_folder import RunFolder
 from tests.training.stand_in_generator import align_config
 
@@ -14,3 +15,13 @@ def test_pictures_of_the_references_are_no_folder_of_that_name(tmp_path: Path, m
     folder.claim(config)
     folder.references.mkdir()
     folder.check(config, resume=True)
+
+
+def test_a_model_in_the_way_is_found_under_a_path_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = align_config(tmp_path, rewards=[{"model": "~/run/adapter"}])
+    (config.out / "adapter").mkdir(parents=True)
+    folder = RunFolder(config.out)
+    folder.claim(config)
+    with pytest.raises(UsageError, match=r"rewards.0.model is ~/run/adapter, which lies in"):
+        folder.check(config, resume=True)

@@ -69,7 +69,7 @@ def refuse_inputs_in_the_way(folder: Path, config: object, values: Mapping[str, 
     for key, value in values.items():
         if setting_of(key) not in _READ or value is None or (key, value) in _NO_PLACES:
             continue
-        path = Path(str(value)).resolve()
+        path = Path(str(value)).expanduser().resolve()
         place = next((place for place in places if path.is_relative_to(place)), None)
         if place is not None and path.exists():
             raise UsageError(
