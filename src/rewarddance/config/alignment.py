@@ -348,7 +348,7 @@ class AlignConfig(BaseModel):
                     "name a reward model of other comparisons, or set its `shift` if there is none"
                 )
         if self.guard is not None and self.evaluation_prompts < 2:
-            raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30")
+            raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30 to 80")
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
