@@ -5,13 +5,14 @@ References and searches store their results in this way; both continue after a k
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import sha256_of
+from rewarddance.data.prompts import PromptItem
 
 
 def whole_lines(path: Path) -> bytes:
@@ -51,6 +52,17 @@ def _digest_of(path: Path) -> str:
 @lru_cache(maxsize=1 << 18)
 def _read_digest(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)
+
+
+def missing_items(prompts: Sequence[PromptItem], is_whole: Callable[[str], bool]) -> tuple[PromptItem, ...]:
+    """Those of the prompts that have no whole row yet; of equal texts, the first.
+
+    Args:
+        prompts: All that are wanted.
+        is_whole: Whether a prompt has its row, and all that belongs to it.
+    """
+    asked = {item.prompt: item for item in reversed(prompts)}
+    return tuple(item for item in prompts if asked[item.prompt] is item and not is_whole(item.prompt))
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from rewarddance.data.prompt_rows import (
     as_stored,
     cut_to_whole_lines,
     has_files,
+    missing_items,
     refuse_other_settings,
     stored_settings,
     whole_lines,
@@ -192,8 +193,7 @@ def _unanswered_in(row: Mapping[str, Any]) -> int:
 def _missing(
     place: Path, rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]
 ) -> tuple[PromptItem, ...]:
-    asked = {item.prompt: item for item in reversed(prompts)}
-    return tuple(item for item in prompts if asked[item.prompt] is item and not _is_whole(place, rows.get(item.prompt)))
+    return missing_items(prompts, lambda prompt: _is_whole(place, rows.get(prompt)))
 
 
 def _is_whole(place: Path, row: Mapping[str, Any] | None) -> bool:

@@ -22,6 +22,7 @@ from rewarddance.data.prompt_rows import (
     as_stored,
     cut_to_whole_lines,
     has_files,
+    missing_items,
     refuse_other_settings,
     stored_settings,
     whole_lines,
@@ -252,10 +253,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], resumed: int) -> SearchSummary:
 def _without(
     folder: Path, rows: Mapping[str, Mapping[str, Any]], prompts: Sequence[PromptItem]
 ) -> tuple[PromptItem, ...]:
-    asked = {item.prompt: item for item in reversed(prompts)}
-    return tuple(
-        item for item in prompts if asked[item.prompt] is item and not _is_whole(folder, rows.get(item.prompt))
-    )
+    return missing_items(prompts, lambda prompt: _is_whole(folder, rows.get(prompt)))
 
 
 def _is_whole(folder: Path, row: Mapping[str, Any] | None) -> bool:
