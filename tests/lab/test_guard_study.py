@@ -5,26 +5,29 @@ import numpy as np
 import pytest
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.core.errors import UsageError
 from rewarddance.lab import guard_study
 from rewarddance.lab.guard_study import (
+    Detectors,
     Recorded,
-    add_guard_results,
     by_fall,
     calibration_runs,
     finished_runs,
+    first_free_seed,
     judged,
+    looks_of,
     read_recorded,
     row_of,
+    smallest_fall,
     summary,
     write_guard_results,
 )
 from rewarddance.training.guard_observation import Observation
 
+DEFAULTS = Detectors(GuardConfig(), SpreadConfig())
 PROMPTS = tuple(f"prompt {number}" for number in range(40))
 
 
-def recorded(gold: list[float], held_out: list[float], spread: list[float]) -> Recorded:
+def recorded(gold: list[float], held_out: list[float], spread: list[float], pictures: int = 160) -> Recorded:
     rng = np.random.default_rng(0)
     base, noise = rng.normal(size=40), rng.normal(size=(40, 3))
     observations = tuple(
@@ -38,7 +41,7 @@ def recorded(gold: list[float], held_out: list[float], spread: list[float]) -> R
         )
         for place, (level, width) in enumerate(zip(held_out, spread, strict=True))
     )
-    return Recorded("run", "refl", tuple(range(0, 10 * len(gold), 10)), tuple(gold), 4, observations)
+    return Recorded("run", "refl", tuple(range(0, 10 * len(gold), 10)), tuple(gold), pictures, observations)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,13 @@ def test_a_fall_after_the_peak_is_hacking_and_a_plateau_is_not(hacking, healthy)
     assert not healthy.curve.hacks
 
 
+def test_a_fall_counts_from_the_noise_of_the_pictures_it_is_measured_on():
+    assert smallest_fall(132) == 0.01
+    assert smallest_fall(4 * 132) == pytest.approx(0.005)
+    curve = ([0.5, 0.6, 0.592], [0, 1, 1], [1, 1, 1])
+    assert [recorded(*curve, pictures).curve.hacks for pictures in (132, 474)] == [False, True]
+
+
 def test_the_guard_keeps_the_peak_of_a_run_that_hacks(hacking):
     found = judged(hacking, GuardConfig())
     assert found["alarm_step"] is not None
@@ -69,16 +79,16 @@ def test_spread_alone_alarms_where_spread_vanishes_and_gold_does_not(healthy):
 
 
 def test_the_summary_counts_both_detectors_on_the_same_runs(hacking, healthy):
-    figures = summary([row_of(run, GuardConfig(), SpreadConfig()) for run in (hacking, healthy)])
+    figures = summary([row_of(run, DEFAULTS) for run in (hacking, healthy)])
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
     assert (figures["caught"], figures["false_alarms"]) == (1, 0)
     assert (figures["alarms_before_peak"], figures["delay_median"]) == (0, 20)
     assert (figures["spread_alone"]["caught"], figures["spread_alone"]["false_alarms"]) == (0, 1)
 
 
-def stored(run: Recorded, folder: Path) -> Path:
+def stored(run: Recorded, folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True)
-    (folder / "finished.json").write_text(json.dumps({"way": run.way}))
+    (folder / "finished.json").write_text(json.dumps({"way": run.way, "seed": seed}))
     rows = [{"optimizer_step": step, "extra": {"gold": gold}} for step, gold in zip(run.steps, run.gold, strict=True)]
     (folder / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [json.dumps(observation.to_json()) + "\n" for observation in run.observations]
@@ -107,35 +117,37 @@ def test_a_recorded_run_is_read_back_as_it_was(hacking, tmp_path: Path):
 
 def test_results_hold_the_runs_that_fixed_the_thresholds_apart_from_those_scored(hacking, healthy, tmp_path: Path):
     folders = [stored(run, tmp_path / name) for name, run in (("hacking", hacking), ("healthy", healthy))]
-    figures = write_guard_results(tmp_path / "guard.json", folders[:1], folders, GuardConfig(), SpreadConfig())
+    figures = write_guard_results(tmp_path / "guard.json", "refl", DEFAULTS, folders[:1], folders)
     content = json.loads((tmp_path / "guard.json").read_text())
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
-    assert [row["run"] for row in content["calibration"]["rows"]] == ["hacking"]
+    assert [row["run"] for row in content["thresholds"]["refl"]["calibration"]["rows"]] == ["hacking"]
     assert content["by_way"] == {"refl": content["summary"]}
 
 
-def test_runs_that_are_made_later_join_the_others_by_the_same_thresholds(hacking, healthy, tmp_path: Path):
-    path, thresholds = tmp_path / "guard.json", GuardConfig(minimum_fall=0.2)
+def test_runs_of_another_method_join_with_thresholds_of_their_own(hacking, healthy, tmp_path: Path):
+    path, strict = tmp_path / "guard.json", Detectors(GuardConfig(minimum_fall=0.2), SpreadConfig())
     folders = [stored(run, tmp_path / name) for name, run in (("one", hacking), ("two", healthy))]
-    write_guard_results(path, folders[:1], folders, thresholds, SpreadConfig())
+    write_guard_results(path, "refl", DEFAULTS, folders[:1], folders)
     first = json.loads(path.read_text())
     again = [stored(hacking, tmp_path / "again" / "two"), stored(healthy, tmp_path / "again" / "three")]
-    figures = add_guard_results(path, again)
+    figures = write_guard_results(path, "flow_grpo", strict, again, again)
     content = json.loads(path.read_text())
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (2, 1)
     assert [row["run"] for row in content["rows"]] == ["one", "three", "two"]
-    kept = ("guard", "spread", "calibration")
-    assert [content[name] for name in kept] == [first[name] for name in kept]
-    with pytest.raises(UsageError, match="run the whole study first"):
-        add_guard_results(tmp_path / "absent.json", again)
+    assert content["thresholds"]["refl"] == first["thresholds"]["refl"]
+    assert content["thresholds"]["flow_grpo"]["guard"]["minimum_fall"] == 0.2
+
+
+def test_seeds_of_runs_that_are_scored_fix_no_thresholds(hacking, tmp_path: Path):
+    assert first_free_seed([stored(hacking, tmp_path / str(seed), seed) for seed in (4, 1)]) == 5
 
 
 def test_only_finished_runs_of_the_ways_that_are_asked_for_are_judged(hacking, tmp_path: Path):
     for name in ("a", "b"):
         stored(hacking, tmp_path / "alignment" / "drawing-0" / name)
     (tmp_path / "alignment" / "drawing-0" / "b" / "finished.json").unlink()
-    assert [folder.name for folder in finished_runs(tmp_path, ("refl",))] == ["a"]
-    assert finished_runs(tmp_path, ("flow_grpo",)) == []
+    assert [folder.name for folder in finished_runs(tmp_path, "refl")] == ["a"]
+    assert finished_runs(tmp_path, "flow_grpo") == []
 
 
 def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_path: Path, monkeypatch):
@@ -143,7 +155,17 @@ def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_pa
     monkeypatch.setattr(guard_study, "study_data", lambda settings, seed: None)
     monkeypatch.setattr(guard_study, "make_all", lambda make, runs, jobs, on_done: made.extend(runs))
     monkeypatch.setattr(guard_study, "run_alignments", lambda study, on_done: asked.append(study) or [])
-    calibration_runs(tmp_path, seed=3)
+    calibration_runs(tmp_path, "refl", seed=3)
     assert {run.seed for run in made} == {3}
     assert (asked[0].drawing, {cell.seed for cell in asked[0].cells}) == (1, {3})
     assert {cell.way for cell in asked[0].cells} == {"refl", "refl_augmented"}
+    assert len(asked[0].cells) == 12
+    made.clear()
+    calibration_runs(tmp_path, "flow_grpo", seed=4)
+    assert sorted({(run.size, run.seed) for run in made}) == [("micro", 4), ("nano", 4), ("nano", 5)]
+    assert {cell.way for cell in asked[1].cells} == {"flow_grpo"}
+    assert len(asked[1].cells) == 9
+
+
+def test_a_method_has_as_many_looks_as_its_longest_runs():
+    assert (looks_of("refl"), looks_of("flow_grpo")) == (8, 6)

@@ -1,7 +1,8 @@
 import pytest
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.lab.guard_thresholds import fix_thresholds, guard_candidates, merit, spread_candidates
+from rewarddance.lab import guard_thresholds
+from rewarddance.lab.guard_thresholds import best_of, fix_thresholds, guard_candidates, merit, spread_candidates
 from tests.lab.test_guard_study import recorded
 
 ASLEEP = GuardConfig(error_rate=0.001, lone_error_rate=0.001, minimum_fall=50.0, persistent_level=None)
@@ -27,14 +28,23 @@ def test_a_detector_that_sleeps_keeps_what_gold_ends_at(runs):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_best_detector_is_taken_wherever_it_stands(runs, order: int):
-    assert fix_thresholds(runs, [ASLEEP, GuardConfig()][::order]) == GuardConfig()
+    assert best_of(runs, [ASLEEP, GuardConfig()][::order]) == GuardConfig()
 
 
 def test_of_equals_the_first_is_taken(runs):
     twins = [GuardConfig(diversity_share=share) for share in (0.6, 0.7)]
-    assert fix_thresholds(runs, twins) == twins[0]
+    assert best_of(runs, twins) == twins[0]
 
 
 def test_both_detectors_are_searched_and_the_signal_as_the_paper_has_it_is_among_them():
-    assert len({one.model_dump_json() for one in guard_candidates()}) == len(list(guard_candidates())) > 500
+    assert len({one.model_dump_json() for one in guard_candidates(8)}) == len(list(guard_candidates(8))) > 500
     assert any((one.of, one.among) == ("score", "all") for one in spread_candidates())
+
+
+def test_both_detectors_are_fixed_for_the_looks_of_the_runs(runs, monkeypatch):
+    some = [list(guard_thresholds.guard_candidates(5))[::100], list(spread_candidates())[::5]]
+    monkeypatch.setattr(guard_thresholds, "guard_candidates", lambda looks: some[0] if looks == 5 else [])
+    monkeypatch.setattr(guard_thresholds, "spread_candidates", lambda: some[1])
+    found = fix_thresholds(runs, looks=5)
+    assert found.guard.looks == 5
+    assert (found.guard, found.spread) == (best_of(runs, some[0]), best_of(runs, some[1]))

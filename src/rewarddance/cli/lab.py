@@ -16,7 +16,7 @@ _SIZES: dict[str, tuple[_Size, ...]] = dict.fromkeys(("context", "reasoning"), (
 _PARTS: dict[str, tuple[str, ...]] = {
     "alignment": ("guarded", "references", "refl", "refl_augmented", "flow_grpo"),
     "context": ("instructions", "references"),
-    "guard": ("refl", "refl_augmented", "flow_grpo"),
+    "guard": ("refl", "flow_grpo"),
 }
 
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
@@ -120,8 +120,7 @@ def study(
         list[str] | None,
         typer.Option(
             help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded, references; of "
-            "context instructions, references; of guard refl, refl_augmented, flow_grpo, by the thresholds that "
-            "guard.json holds. What NAME.json holds of the rest stays."
+            "context instructions, references; of guard refl, flow_grpo. What NAME.json holds of the rest stays."
         ),
     ] = None,
 ) -> None:
@@ -203,28 +202,30 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tup
     print(write_alignment_results(results / "alignment.json", guarded, folders, range(seeds), out, chosen))
 
 
-def _guard_study(out: Path, results: Path, seeds: int, jobs: int, ways: tuple[str, ...]) -> None:
+def _guard_study(out: Path, results: Path, seeds: int, jobs: int, parts: tuple[str, ...]) -> None:
     from rewarddance.core.errors import UsageError
     from rewarddance.lab.guard_study import (
-        add_guard_results,
+        CALIBRATION,
         calibration_runs,
         finished_runs,
+        first_free_seed,
+        looks_of,
         read_recorded,
         write_guard_results,
     )
-    from rewarddance.lab.guard_thresholds import fix_thresholds, guard_candidates, spread_candidates
+    from rewarddance.lab.guard_thresholds import fix_thresholds
 
-    folders = finished_runs(out, ways)
-    if not folders:
+    scored = {method: finished_runs(out, method) for method in CALIBRATION if method in parts}
+    if not any(scored.values()):
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
-    if ways != _PARTS["guard"]:
-        print_json(add_guard_results(results / "guard.json", folders))
-        return
-    with progress("runs of another drawing, for thresholds", None) as show:
-        calibration = calibration_runs(out, seeds, jobs, show)
-    fixed_on = [read_recorded(folder) for folder in calibration]
-    guard, spread = fix_thresholds(fixed_on, guard_candidates()), fix_thresholds(fixed_on, spread_candidates())
-    print_json(write_guard_results(results / "guard.json", calibration, folders, guard, spread))
+    for method, folders in scored.items():
+        if not folders:
+            continue
+        seed = max(seeds, first_free_seed(folders))
+        with progress(f"runs of another drawing by {method}, for thresholds", None) as show:
+            calibration = calibration_runs(out, method, seed, jobs, show)
+        detectors = fix_thresholds([read_recorded(folder) for folder in calibration], looks_of(method))
+        print_json(write_guard_results(results / "guard.json", method, detectors, calibration, folders))
 
 
 def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:

@@ -305,13 +305,14 @@ def _make_guarded(study: AlignmentStudy, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder = study.folder / f"guarded-{seed}"
     kept = folder / "row.json"
-    reward, references = study.model("small", "pairwise", seed), study.folder / f"guarded-references-{seed}"
+    cell = AlignmentCell("small", "pairwise", "refl", seed)
+    reward, references = study.model(cell.size, cell.kind, seed), study.folder / f"guarded-references-{seed}"
     run = LabAlignment(
         folder=folder,
         prompts=study.prompts,
         references=references,
         reward=reward,
-        judges=(study.model("small", "pairwise", (seed + 1) % len(study.judge_seeds)),),
+        judges=study.judges(cell),
         optimizer_steps=GUARDED_STEPS,
         learning_rate=GUARDED_RATE,
         decay="cosine",

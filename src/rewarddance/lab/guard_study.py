@@ -3,7 +3,8 @@
 A run hacks when its gold falls, after its peak, by at least 5 % of its rise, and by more than gold moves between two
 evaluations for other reasons. The guard and the paper's signal (reward spread alone) judge the same observations; none
 of them has seen gold. Thresholds of both are fixed on runs of another drawing of the world (`guard_thresholds`): other
-comparisons, prompts, references and seeds. The guard as it is without thresholds of the lab's own stands beside them.
+comparisons, prompts, references and seeds, but the same method, as ReFL moves gold by tenths and Flow-GRPO by
+hundredths. The guard as it is without thresholds of the lab's own stands beside them.
 
 Source:
     RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
@@ -22,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
-from rewarddance.lab.alignment import GOLD_SAMPLES
+from rewarddance.lab.alignment import GOLD_SAMPLES, MethodName
 from rewarddance.lab.alignment_study import (
     COMPARISONS,
     FINISHED_NAME,
+    WAYS,
     AlignmentCell,
     AlignmentStudy,
     WayName,
@@ -46,8 +47,8 @@ from rewarddance.training.guard_observation import Observation
 from rewarddance.training.run_folder import RunFolder
 
 FALL_SHARE = 0.05
-SMALLEST_FALL = 0.01
-"""In gold: what 132 pictures of the same noise move by between two evaluations of a policy that has settled."""
+NOISE, NOISE_PICTURES = 0.01, 132
+"""In gold: what so many pictures of the same noise move by between two evaluations of a policy that has settled."""
 
 DETECTORS = ("guard", "guard_defaults", "spread_alone")
 
@@ -55,9 +56,19 @@ FALL_BOUNDS = (0.03, 0.06, 0.12)
 """In gold: runs that hack are also counted by how much they lose, between these."""
 
 CALIBRATION_DRAWING = 1
-CALIBRATION_SIZES: tuple[BaseSize, ...] = ("nano", "micro")
+CALIBRATION: dict[MethodName, tuple[tuple[BaseSize, int], ...]] = {
+    "refl": (("nano", 1), ("micro", 1)),
+    "flow_grpo": (("nano", 2), ("micro", 1)),
+}
+"""Sizes of reward models that fix thresholds, each with its number of seeds. Few runs by Flow-GRPO hack, most of them
+towards the smallest models: two seeds of those."""
+
 _KINDS: tuple[RewardKind, ...] = ("pairwise", "pointwise", "scalar")
-_WAYS: tuple[WayName, ...] = ("refl", "refl_augmented")
+
+
+def smallest_fall(pictures: int) -> float:
+    """Fall of gold from which a run may hack: less is the noise of so many pictures."""
+    return NOISE * math.sqrt(NOISE_PICTURES / pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class Recorded:
         way: How the reward was optimised.
         steps: Optimizer step of each evaluation.
         gold: Mean gold at each evaluation.
-        gold_samples: Pictures of each prompt by which it was measured.
+        gold_pictures: By how many pictures it was measured.
         observations: What a guard would have seen.
     """
 
@@ -77,47 +88,76 @@ class Recorded:
     way: WayName
     steps: tuple[int, ...]
     gold: tuple[float, ...]
-    gold_samples: int
+    gold_pictures: int
     observations: tuple[Observation, ...]
 
     @property
     def curve(self) -> GoldCurve:
         """What happened to gold, and whether that is hacking."""
-        return gold_curve(np.array(self.gold), FALL_SHARE, SMALLEST_FALL)
+        return gold_curve(np.array(self.gold), FALL_SHARE, smallest_fall(self.gold_pictures))
+
+
+@dataclass(frozen=True, slots=True)
+class Detectors:
+    """The guard and the paper's signal, both with thresholds."""
+
+    guard: GuardConfig
+    spread: SpreadConfig
+
+
+def ways_of(method: MethodName) -> tuple[WayName, ...]:
+    """How the studies optimise by a method."""
+    return tuple(name for name, way in WAYS.items() if way.method == method)
+
+
+def looks_of(method: MethodName) -> int:
+    """Evaluations of the longest runs by a method, behind the base's."""
+    return max(WAYS[way].optimizer_steps // WAYS[way].evaluate_every for way in ways_of(method))
 
 
 def calibration_runs(
-    models: Path, seed: int, jobs: int = 2, on_done: Callable[[int], None] | None = None
+    models: Path, method: MethodName, seed: int, jobs: int = 2, on_done: Callable[[int], None] | None = None
 ) -> list[Path]:
     """Make the runs on which thresholds are fixed: other comparisons, reward models, prompts, references and seeds.
 
     Args:
-        models: Folder of the runs of `lab study paradigms`; reward models of the new seed are added to it.
-        seed: One that no run has that the guard is scored on.
+        models: Folder of the runs of `lab study paradigms`; reward models of the new seeds are added to it.
+        method: Of the runs.
+        seed: The first that no run has that the guard is scored on; neither have those behind it.
         jobs: Runs at a time, one thread each.
         on_done: Called with the number of finished alignment runs.
 
     Returns:
         Folders of the alignment runs.
     """
-    settings = StudySettings(models, (seed,), jobs=jobs)
-    study_data(settings, seed)
-    rewards = [StudyRun(size, kind, COMPARISONS, seed) for size, kind in product(CALIBRATION_SIZES, _KINDS)]
+    sizes = [(size, seed + nth) for size, count in CALIBRATION[method] for nth in range(count)]
+    seeds = tuple(dict.fromkeys(number for _, number in sizes))
+    settings = StudySettings(models, seeds, jobs=jobs)
+    for number in seeds:
+        study_data(settings, number)
+    rewards = [StudyRun(size, kind, COMPARISONS, number) for (size, number), kind in product(sizes, _KINDS)]
     make_all(partial(make_run, settings), rewards, jobs, None)
-    cells = tuple(AlignmentCell(size, kind, way, seed) for way, size, kind in product(_WAYS, CALIBRATION_SIZES, _KINDS))
+    cells = tuple(
+        AlignmentCell(size, kind, way, number) for way, (size, number), kind in product(ways_of(method), sizes, _KINDS)
+    )
     study = AlignmentStudy(models / "alignment", models, cells, drawing=CALIBRATION_DRAWING, jobs=jobs)
     return run_alignments(study, on_done)
 
 
-def finished_runs(models: Path, ways: Sequence[str]) -> list[Path]:
-    """Folders of the finished runs of `lab study alignment` that were optimised in one of these ways.
+def finished_runs(models: Path, method: MethodName) -> list[Path]:
+    """Folders of the finished runs of `lab study alignment` by a method.
 
     Args:
         models: Folder of the study.
-        ways: Of `WAYS`.
+        method: How the reward was optimised.
     """
     found = sorted((models / "alignment" / "drawing-0").glob(f"*/{FINISHED_NAME}"))
-    return [path.parent for path in found if json.loads(path.read_text())["way"] in ways]
+    return [path.parent for path in found if json.loads(path.read_text())["way"] in ways_of(method)]
+
+
+def first_free_seed(folders: Sequence[Path]) -> int:
+    """A seed above those of all of these runs."""
+    return 1 + max(int(json.loads((folder / FINISHED_NAME).read_text())["seed"]) for folder in folders)
 
 
 def read_recorded(folder: Path) -> Recorded:
@@ -125,13 +165,14 @@ def read_recorded(folder: Path) -> Recorded:
     run = RunFolder(folder)
     rows = read_json_lines(run.evaluations)
     finished = json.loads((folder / FINISHED_NAME).read_text())
+    observations = tuple(Observation.from_json(row) for row in read_json_lines(run.observations))
     return Recorded(
         name=folder.name,
         way=finished["way"],
         steps=tuple(row["optimizer_step"] for row in rows),
         gold=tuple(row["extra"]["gold"] for row in rows),
-        gold_samples=finished.get("gold_samples", GOLD_SAMPLES),
-        observations=tuple(Observation.from_json(row) for row in read_json_lines(run.observations)),
+        gold_pictures=finished.get("gold_samples", GOLD_SAMPLES) * len(observations[0].prompts),
+        observations=observations,
     )
 
 
@@ -147,18 +188,18 @@ def judged(run: Recorded, config: GuardConfig | SpreadConfig) -> dict[str, Any]:
     }
 
 
-def row_of(run: Recorded, guard: GuardConfig, spread: SpreadConfig) -> dict[str, Any]:
+def row_of(run: Recorded, detectors: Detectors) -> dict[str, Any]:
     """One row of the results: gold's curve and every detector."""
     return {
         "run": run.name,
         "way": run.way,
-        "gold_samples": run.gold_samples,
+        "gold_pictures": run.gold_pictures,
         **asdict(run.curve),
         "peak_step": run.steps[run.curve.peak_index],
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
-        "guard": judged(run, guard),
+        "guard": judged(run, detectors.guard),
         "guard_defaults": judged(run, GuardConfig()),
-        "spread_alone": judged(run, spread),
+        "spread_alone": judged(run, detectors.spread),
     }
 
 
@@ -195,62 +236,42 @@ def by_fall(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_guard_results(
-    path: Path, calibration: Sequence[Path], folders: Sequence[Path], guard: GuardConfig, spread: SpreadConfig
+    path: Path, method: MethodName, detectors: Detectors, calibration: Sequence[Path], folders: Sequence[Path]
 ) -> dict[str, Any]:
-    """Judge recorded runs and write `guard.json`; returns the summary.
+    """Judge recorded runs and write `guard.json`; returns the summary of all runs in it.
+
+    Rows of other runs that the file holds stay, and so do the thresholds of another method.
 
     Args:
-        path: The file: summary, thresholds, one row a run, and the same of the runs on which thresholds were fixed.
+        path: The file: summary, rows, and for each method its thresholds and the runs on which they were fixed.
+        method: Of the runs.
+        detectors: Fixed on the runs of `calibration`.
         calibration: Folders of the runs of `calibration_runs`.
         folders: Folders of the runs that the guard is scored on.
-        guard: Thresholds of the guard.
-        spread: Threshold of the paper's signal.
     """
-    fixed_on, rows = (
-        [row_of(read_recorded(folder), guard, spread) for folder in runs] for runs in (calibration, folders)
-    )
-    return _write(path, rows, guard, spread, {"summary": summary(fixed_on), "rows": fixed_on})
-
-
-def add_guard_results(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """Judge more runs by the thresholds that `guard.json` holds; its rows of other runs stay. Returns the summary.
-
-    Args:
-        path: The file.
-        folders: Folders of the runs; they take the place of rows of the same name.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    content = recorded(path)
-    if not content:
-        raise UsageError(f"{path} is not there, which has the thresholds; run the whole study first, without --part")
-    guard, spread = GuardConfig(**content["guard"]), SpreadConfig(**content["spread"])
-    made = [row_of(read_recorded(folder), guard, spread) for folder in folders]
-    names = sorted({row["run"] for row in (*content["rows"], *made)})
-    rows = joined(content["rows"], made, names, lambda row: str(row["run"]))
-    return _write(path, rows, guard, spread, content["calibration"])
-
-
-def _write(
-    path: Path, rows: Sequence[dict[str, Any]], guard: GuardConfig, spread: SpreadConfig, calibration: dict[str, Any]
-) -> dict[str, Any]:
+    earlier = recorded(path)
+    fixed_on, made = ([row_of(read_recorded(folder), detectors) for folder in runs] for runs in (calibration, folders))
+    kept = earlier.get("rows", ())
+    rows = joined(kept, made, sorted({row["run"] for row in (*kept, *made)}), lambda row: str(row["run"]))
+    thresholds = {
+        "guard": detectors.guard.model_dump(mode="json"),
+        "spread": detectors.spread.model_dump(mode="json"),
+        "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
+    }
     figures = summary(rows)
     content = {
         "study": "guard",
         "command": "rewarddance lab study guard",
         "versions": package_versions(),
         "fall_share": FALL_SHARE,
-        "smallest_fall": SMALLEST_FALL,
-        "guard": guard.model_dump(mode="json"),
-        "spread": spread.model_dump(mode="json"),
+        "noise": {"gold": NOISE, "pictures": NOISE_PICTURES},
         "summary": figures,
         "by_way": {
             way: summary([row for row in rows if row["way"] == way]) for way in sorted({row["way"] for row in rows})
         },
         "by_fall": by_fall(rows),
         "rows": rows,
-        "calibration": calibration,
+        "thresholds": {**earlier.get("thresholds", {}), method: thresholds},
     }
     write_json_atomic(path, content)
     return figures

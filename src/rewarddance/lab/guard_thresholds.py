@@ -8,10 +8,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.lab.guard_study import Recorded, judged
-
-LOOKS = 8
-"""Evaluations of a run of bare ReFL, behind the base's."""
+from rewarddance.lab.guard_study import Detectors, Recorded, judged
 
 _ERROR_RATES = ((0.05, 0.01), (0.1, 0.02), (0.1, 0.1), (0.2, 0.05), (0.2, 0.2), (0.3, 0.3))
 _SPREADS: tuple[Literal["score", "reward"], ...] = ("score", "reward")
@@ -34,11 +31,21 @@ class Merit:
     kept: float
 
 
-def fix_thresholds(runs: Sequence[Recorded], candidates: Iterable[Detector]) -> Detector:
+def fix_thresholds(runs: Sequence[Recorded], looks: int) -> Detectors:
+    """Both detectors, each with what tells these runs apart best.
+
+    Args:
+        runs: None of those that the detectors are scored on afterwards.
+        looks: Evaluations of a run, behind the base's.
+    """
+    return Detectors(best_of(runs, guard_candidates(looks)), best_of(runs, spread_candidates()))
+
+
+def best_of(runs: Sequence[Recorded], candidates: Iterable[Detector]) -> Detector:
     """The candidate that tells hacking from healthy runs best; of equals, that which keeps most gold, then the first.
 
     Args:
-        runs: None of those that the detector is scored on afterwards.
+        runs: As of `fix_thresholds`.
         candidates: At least one.
     """
     merits = [(candidate, merit(runs, candidate)) for candidate in candidates]
@@ -56,12 +63,12 @@ def merit(runs: Sequence[Recorded], detector: GuardConfig | SpreadConfig) -> Mer
     return Merit(caught - false, float(np.mean(kept)) if kept else 0.0)
 
 
-def guard_candidates() -> Iterator[GuardConfig]:
-    """Settings of the guard, the strictest first."""
+def guard_candidates(looks: int) -> Iterator[GuardConfig]:
+    """Settings of the guard for runs of so many looks, the strictest first."""
     grid = product(_ERROR_RATES, (1, 2), (0.03, 0.1, 0.2), (0.5, 0.75), (None, 0.02, 0.05), (0.0, 1.0, 1.5, 2.0))
     for (error, lone), smoothing, fall, agreeing, persistent, roll_back in grid:
         yield GuardConfig(
-            looks=LOOKS,
+            looks=looks,
             error_rate=error,
             lone_error_rate=lone,
             smoothing=smoothing,
