@@ -250,12 +250,21 @@ def test_a_finished_run_is_not_begun_again_but_can_be_resumed(recipe: Recipe, ca
     assert weights_of(recipe.out / "generator") == before
 
 
-@pytest.mark.parametrize("way", ["link", "copy", "other spelling"])
+@pytest.mark.parametrize("way", ["link", "copy", "home", "other spelling"])
 @pytest.mark.parametrize("words", [("--dry-run",), ()])
 def test_a_judge_that_is_the_reward_under_another_name_is_refused(
-    recipe: Recipe, judge: Path, tmp_path: Path, way: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    judge: Path,
+    tmp_path: Path,
+    way: str,
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     other = tmp_path / "other"
+    if way == "home":
+        monkeypatch.setenv("HOME", str(judge.parent))
+        other = Path("~") / judge.name
     if way == "link":
         other.symlink_to(judge)
     if way == "copy":

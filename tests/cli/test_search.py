@@ -308,6 +308,18 @@ def test_prompts_without_references_stop_the_search(
     assert "no reference image for 1 of the prompts, such as 'a blue square'" in message
 
 
+def test_a_reference_image_that_is_another_picture_by_now_stops_the_search(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    made = ("references", workplace / "generator", workplace / "model", workplace / "prompts.txt")
+    assert run(*made, "--out", tmp_path / "refs", "--candidates", 2, "--top", 1, "--steps", 2) == 0
+    one, other = sorted((tmp_path / "refs").rglob("*.png"))[:2]
+    one.write_bytes(other.read_bytes())
+    options = ("--references", tmp_path / "refs")
+    message = error_of(capsys, *words(workplace, "best-of-n", tmp_path / "out", *options), code=1)
+    assert f"{one} is no longer the picture that was chosen" in message
+
+
 def test_prompts_that_cannot_be_judged_are_listed_and_the_command_fails(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

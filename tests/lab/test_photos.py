@@ -2,7 +2,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from rewarddance.core.errors import UsageError
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.data.importing import import_source
 from rewarddance.lab.photos import TEST_PHOTOS, TRAIN_PHOTOS, draw_pair, spoil_photo, write_photo_folder
@@ -29,3 +31,16 @@ def test_the_folder_imports_as_hpdv3_with_the_better_photo_on_either_side(tmp_pa
     assert {comparison.choice for comparison in train} == {"first", "second"}
     rows = json.loads((tmp_path / "published" / "train.json").read_text())
     assert all(row["path1"].endswith("-x.png") for row in rows)
+
+
+def test_rows_of_other_photos_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"holds a train\.json already"):
+        write_photo_folder(tmp_path, train=1, test=1)
+    assert (tmp_path / "train.json").read_text() == "[]"
+    write_photo_folder(tmp_path / "own", train=1, test=1)
+    first = (tmp_path / "own" / "train.json").read_bytes()
+    write_photo_folder(tmp_path / "own", train=1, test=1)
+    assert (tmp_path / "own" / "train.json").read_bytes() == first
+    with pytest.raises(UsageError, match="of other settings"):
+        write_photo_folder(tmp_path / "own", train=2, test=1)

@@ -190,7 +190,7 @@ def best_references(folder: Path, prompts: Sequence[str], count: int) -> "dict[s
 
     Raises:
         UsageError: A prompt has none, or not so many are kept.
-        DataError: They cannot be read.
+        DataError: They cannot be read, or a picture is another one by now.
     """
     from rewarddance.data.references import ReferenceStore
 
@@ -207,6 +207,7 @@ def best_references(folder: Path, prompts: Sequence[str], count: int) -> "dict[s
             f"--reference-count is {count}, and {folder} keeps {kept} of each prompt; "
             f"lower it, or make references in another folder with --top {count}"
         )
+    store.require_unchanged(prompts)
     return {prompt: store.best(prompt, count) for prompt in prompts}
 
 

@@ -20,7 +20,7 @@ def generator_fingerprint(location: str, revision: str | None) -> str:
             tens of gigabytes, and weights that were trained differ everywhere.
         revision: Revision of a hub id.
     """
-    folder = Path(location)
+    folder = Path(location).expanduser()
     if not folder.is_dir():
         return hashlib.sha256(json.dumps([location, revision]).encode()).hexdigest()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -49,9 +49,9 @@ def is_same_model(one: str, other: str) -> bool:
             files' names, sizes, beginnings and ends.
         other: The same of the other one.
     """
-    folders = Path(one), Path(other)
+    folders = Path(one).expanduser(), Path(other).expanduser()
     if not all(folder.is_dir() for folder in folders):
-        return one == other
+        return folders[0] == folders[1]
     if folders[0].resolve() == folders[1].resolve():
         return True
     if all((folder / _RECORD).is_file() for folder in folders):
@@ -60,7 +60,7 @@ def is_same_model(one: str, other: str) -> bool:
 
 
 def _content(name: str) -> str | list[str]:
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if folder.is_file():  # the record alone, of a model that is served
         return [f"{folder.name} {sha256_of(folder)}"]
     if not folder.is_dir():

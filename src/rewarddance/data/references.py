@@ -189,6 +189,18 @@ class ReferenceStore:
             if not media.path.is_file() or (media.sha256 is not None and sha256_of(media.path) != media.sha256)
         ]
 
+    def require_unchanged(self, prompts: Sequence[str]) -> None:
+        """Stop at a reference image that is another picture than the one that was chosen.
+
+        Raises:
+            DataError: The bytes of one, or of a loser at the bottom, differ.
+        """
+        if changed := self.changed_pictures(prompts):
+            raise DataError(
+                f"{changed[0]} is no longer the picture that was chosen (its sha256 differs); "
+                "put it back, or make the references again in another folder"
+            )
+
 
 def generation_folder(folder: Path, generation: int) -> Path:
     """Where a generation lies."""

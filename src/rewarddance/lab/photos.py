@@ -5,7 +5,6 @@ versions of one crop the less faulty is preferred. Some photos are held out whol
 pictures of which no part was seen in training.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,12 +15,15 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
 from rewarddance.core.errors import UsageError
+from rewarddance.core.files import errors_named, write_json_atomic
 from rewarddance.core.seeding import numpy_rng
+from rewarddance.data.prompt_rows import stored_settings
 
 TRAIN_PHOTOS = ("astronaut", "coffee", "rocket", "camera", "hubble_deep_field", "brick", "grass", "retina", "cell")
 TEST_PHOTOS = ("chelsea", "coins", "gravel", "immunohistochemistry")
 FAULTS = ("jpeg", "blur", "noise")
 CROP = 32  # pixels a side, as stored
+SETTINGS_NAME = "photos.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,26 @@ def write_photo_folder(
         test: Rows from the held-out photos.
         seed: Decides crops and faults.
         on_written: Called with the number of rows written so far.
+
+    Raises:
+        UsageError: The folder holds such files that were not written with these settings.
     """
+    settings = {"seed": seed, "train": train, "test": test}
+    if stored_settings(folder / SETTINGS_NAME) != settings:
+        for name in ("train.json", "test.json"):
+            if (folder / name).exists():
+                raise UsageError(f"{folder} holds a {name} already, of other settings; choose another folder")
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / SETTINGS_NAME, settings)
     written = 0
     for split, names, count in (("train", TRAIN_PHOTOS, train), ("test", TEST_PHOTOS, test)):
         rows = []
         for number in range(count):
             pair = draw_pair(names, numpy_rng(seed, "photos", split, number))
             paths = [f"images/{split}-{number:05d}-{place}.png" for place in ("x", "y")]
-            pair.better.save(folder / paths[0])
-            pair.worse.save(folder / paths[1])
+            for path, picture in zip(paths, (pair.better, pair.worse), strict=True):
+                with errors_named(folder / path):
+                    picture.save(folder / path)
             row: dict[str, object] = {
                 "prompt": pair.prompt,
                 "path1": paths[0],
@@ -68,7 +80,7 @@ def write_photo_folder(
             written += 1
             if on_written is not None:
                 on_written(written)
-        (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n")
+        write_json_atomic(folder / f"{split}.json", rows)
 
 
 def draw_pair(names: tuple[str, ...], rng: np.random.Generator) -> PhotoPair:

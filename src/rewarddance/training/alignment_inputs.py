@@ -326,11 +326,7 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
             f"{folder} has no reference image for {len(lacking)} of {len(prompts)} prompts, such as {lacking[0]!r}; "
             "run `rewarddance references` on all prompts of the run, those of evaluations included"
         )
-    if changed := store.changed_pictures(prompts):
-        raise DataError(
-            f"{changed[0]} is no longer the picture that was chosen (its sha256 differs); "
-            "put it back, or make the references again in another folder"
-        )
+    store.require_unchanged(prompts)
     return (stored_references if asked.kept == "top" else worst_references)(store, asked.count)
 
 
