@@ -79,6 +79,16 @@ def test_a_finished_cell_is_read_and_its_answers_make_the_summary(study, rows, t
     difference = (
         rows["student"]["test_in"]["accuracy"]["estimate"] - rows["plain_student"]["test_in"]["accuracy"]["estimate"]
     )
+    assert set(summary["gain_over_answering_at_once"]["test_in"]) == {
+        "reason_first",
+        "kept_by_student",
+        "kept_by_plain_student",
+    }
+    gain = (
+        rows["reason_first"]["test_in"]["accuracy"]["estimate"]
+        - rows["answer_first"]["test_in"]["accuracy"]["estimate"]
+    )
+    assert summary["gain_over_answering_at_once"]["test_in"]["reason_first"]["estimate"] == pytest.approx(gain)
     assert summary["student_over_plain_student"]["test_in"]["gain"]["mean"] == pytest.approx(difference)
     stored = json.loads((tmp_path / "reasoning.json").read_text())
     assert stored["rationales"]["0"]["comparisons"] == 12

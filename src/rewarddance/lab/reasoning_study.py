@@ -204,8 +204,9 @@ def _row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     """Accuracy of every way and its gain over `plain`.
 
-    With a student: the share of the gain of `reason_first` that it keeps, and its gain over the student of `plain`,
-    which learned soft answers as well, but none that reasons stand behind.
+    With students: the share of the gain of `reason_first` that `student` keeps, over `plain` and over the same model
+    answering at once; and beside it `plain_student`, which learned soft answers as well, but none that reasons stand
+    behind.
 
     Args:
         answers: Of every way, by seed.
@@ -217,6 +218,15 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     if "student" in answers:
         summary["share_of_gain_that_the_student_keeps"] = {
             split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
+        }
+        at_once, reasons = answers["answer_first"], answers["reason_first"]
+        summary["gain_over_answering_at_once"] = {
+            split: {
+                "reason_first": accuracy_and_gain(at_once, reasons, split)["gain_by_prompt"],
+                "kept_by_student": share_kept(at_once, reasons, answers["student"], split),
+                "kept_by_plain_student": share_kept(at_once, reasons, answers["plain_student"], split),
+            }
+            for split in TEST_SPLITS
         }
         summary["student_over_plain_student"] = {
             split: accuracy_and_gain(answers["plain_student"], answers["student"], split) for split in TEST_SPLITS
