@@ -48,3 +48,12 @@ def test_both_detectors_are_fixed_for_the_looks_of_the_runs(runs, monkeypatch):
     found = fix_thresholds(runs, looks=5)
     assert found.guard.looks == 5
     assert (found.guard, found.spread) == (best_of(runs, some[0]), best_of(runs, some[1]))
+
+
+def test_the_strictest_settings_of_the_guard_come_first():
+    first, *_, last = guard_candidates(8)
+    assert first.error_rate < last.error_rate
+    assert first.smoothing > last.smoothing
+    assert first.minimum_fall > last.minimum_fall
+    assert first.agreeing_share > last.agreeing_share
+    assert first.persistent_level is None

@@ -65,7 +65,7 @@ def merit(runs: Sequence[Recorded], detector: GuardConfig | SpreadConfig) -> Mer
 
 def guard_candidates(looks: int) -> Iterator[GuardConfig]:
     """Settings of the guard for runs of so many looks, the strictest first."""
-    grid = product(_ERROR_RATES, (1, 2), (0.03, 0.1, 0.2), (0.5, 0.75), (None, 0.02, 0.05), (0.0, 1.0, 1.5, 2.0))
+    grid = product(_ERROR_RATES, (2, 1), (0.2, 0.1, 0.03), (0.75, 0.5), (None, 0.02, 0.05), (0.0, 1.0, 1.5, 2.0))
     for (error, lone), smoothing, fall, agreeing, persistent, roll_back in grid:
         yield GuardConfig(
             looks=looks,
