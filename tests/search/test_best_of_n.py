@@ -85,6 +85,47 @@ def test_a_picture_that_cannot_be_judged_never_wins(way: str):
     assert result.failed_judgements == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("way", ["score", "round_robin", "knock_out"])
+def test_a_reward_that_is_no_finite_number_never_wins(way: str, value: float):
+    darkest = min(levels_of(search()))
+
+    def mind(picture):
+        return value if brightness(picture) == pytest.approx(darkest, abs=1e-5) else brightness(picture)
+
+    result = search(KnownJudge(mind), way)
+    left_out = levels_of(result).index(darkest)
+    assert left_out not in result.order
+    assert result.candidates[left_out].opinion.reward is None
+    assert result.candidates[left_out].opinion.status == "non_finite"
+    assert "no finite number" in result.candidates[left_out].opinion.message
+
+
+def test_a_judge_that_gives_too_few_judgements_or_none_is_told_so():
+    class Short(KnownJudge):
+        def judge(self, requests):
+            return super().judge(requests)[:-1]
+
+    class Numbers(KnownJudge):
+        def judge(self, requests):
+            return [1.0 for _ in requests]
+
+    with pytest.raises(UsageError, match="7 judgements for 8 requests"):
+        search(Short())
+    with pytest.raises(UsageError, match="gave float where a Judgement"):
+        search(Numbers())
+
+
+def test_a_ranking_whose_judgements_stay_on_a_service_is_enough():
+    class Served(KnownJudge):
+        def rank(self, prompt, candidates, instruction=None):
+            return replace(super().rank(prompt, candidates, instruction), judgements=())
+
+    result = search(Served(), "round_robin")
+    assert brightness(result.winner.pixels) == max(levels_of(result))
+    assert result.spent == result.stated
+
+
 @pytest.mark.parametrize("way", ["score", "round_robin", "knock_out"])
 def test_a_prompt_of_which_nothing_can_be_judged_has_no_winner(way: str):
     result = search(KnownJudge(fails=lambda request: True), way)

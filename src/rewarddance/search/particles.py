@@ -13,6 +13,7 @@ Source:
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -55,6 +56,8 @@ class ParticleSettings:
     def __post_init__(self) -> None:
         if self.particles < 2:
             raise UsageError("resampling needs at least two particles")
+        if self.potential not in get_args(Potential):
+            raise UsageError(f"there is no potential {self.potential!r}; choose {', '.join(get_args(Potential))}")
         if self.strength <= 0 or self.noise.level <= 0:
             raise UsageError("strength and noise of particles are above 0; without them nothing is searched")
         falling = all(higher > lower for higher, lower in pairwise(self.levels))

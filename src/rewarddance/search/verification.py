@@ -3,11 +3,12 @@
 A picture that cannot be judged has no place in the order: it never wins, and no number stands in for the verdict.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from jaxtyping import Float
 from PIL import Image
@@ -58,6 +59,8 @@ class Verifier:
     references: Mapping[str, Sequence[MediaSource]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.way not in get_args(Way):
+            raise UsageError(f"there is no way to verify named {self.way!r}; choose {', '.join(get_args(Way))}")
         if self.references and self.way != "score":
             raise UsageError("a tournament compares candidates with each other; leave the references out")
 
@@ -93,6 +96,28 @@ class Verdict:
         return f"none of {len(self.opinions)} pictures could be judged: {'; '.join(causes[:2])}"
 
 
+def judged(model: Judge, requests: Sequence[JudgementRequest]) -> list[Judgement]:
+    """One judgement a request; a reward that is no finite number is none, or it would win.
+
+    Raises:
+        UsageError: The model gave something else than one judgement a request.
+    """
+    given = list(model.judge(requests))
+    if len(given) != len(requests):
+        raise UsageError(f"the judge gave {len(given)} judgements for {len(requests)} requests; it owes one for each")
+    for one in given:
+        if not isinstance(one, Judgement):
+            raise UsageError(f"the judge gave {type(one).__name__} where a Judgement with its reward is due")
+    return [_whole(one) for one in given]
+
+
+def _whole(judgement: Judgement) -> Judgement:
+    if judgement.reward is None or math.isfinite(judgement.reward):
+        return judgement
+    message = f"the reward is {float(judgement.reward)}, which is no finite number"
+    return replace(judgement, status=Status.NON_FINITE, score=None, reward=None, message=message)
+
+
 def verify(verifier: Verifier, prompt: str, pixels: Float[Tensor, "pictures 3 height width"], meter: Meter) -> Verdict:
     """Judge pictures of one prompt.
 
@@ -115,7 +140,7 @@ def _scores(verifier: Verifier, prompt: str, images: Sequence[Image.Image], mete
     references = tuple(verifier.references.get(prompt, ()))
     against = references[0] if len(references) == 1 else references or None
     requests = [JudgementRequest(prompt, image, against, verifier.instruction) for image in images]
-    judgements = verifier.model.judge(requests)
+    judgements = judged(verifier.model, requests)
     meter.count(judgements=len(requests))
     opinions = tuple(_failure(one) if one.reward is None else Opinion(one.reward) for one in judgements)
     rewards = {index: opinion.reward for index, opinion in enumerate(opinions) if opinion.reward is not None}
@@ -124,15 +149,19 @@ def _scores(verifier: Verifier, prompt: str, images: Sequence[Image.Image], mete
 
 def _round_robin(verifier: Verifier, prompt: str, images: Sequence[Image.Image], meter: Meter) -> Verdict:
     ranking = verifier.model.rank(prompt, images, verifier.instruction)
-    meter.count(judgements=len(ranking.judgements))
+    # A service keeps its judgements.
+    meter.count(judgements=len(ranking.judgements) or verifier.judgements(len(images)))
+    pairs = combinations(range(len(images)), 2) if ranking.judgements else ()
     failures: dict[int, Judgement] = {}
-    for pair, judgement in zip(combinations(range(len(images)), 2), ranking.judgements, strict=True):
+    for pair, judgement in zip(pairs, ranking.judgements, strict=True):
         if judgement.reward is None:
             failures |= dict.fromkeys(pair, judgement)
     opinions = []
     for index, (reward, wins) in enumerate(zip(ranking.rewards, ranking.wins, strict=True)):
         if reward is None:
             opinions.append(_failure(failures.get(index)))
+        elif not math.isfinite(reward):
+            opinions.append(_failure(_whole(Judgement(Status.OK, reward=reward))))
         else:
             opinions.append(Opinion(reward, wins))
     return Verdict(tuple(opinions), tuple(index for index in ranking.order if opinions[index].reward is not None))
@@ -141,12 +170,10 @@ def _round_robin(verifier: Verifier, prompt: str, images: Sequence[Image.Image],
 def _knock_out(verifier: Verifier, prompt: str, images: Sequence[Image.Image], meter: Meter) -> Verdict:
     def play(pairings: Sequence[Pairing]) -> list[Judgement]:
         meter.count(judgements=len(pairings))
-        return verifier.model.judge(
-            [
-                JudgementRequest(prompt, images[second], images[first], verifier.instruction)
-                for first, second in pairings
-            ]
-        )
+        requests = [
+            JudgementRequest(prompt, images[second], images[first], verifier.instruction) for first, second in pairings
+        ]
+        return judged(verifier.model, requests)
 
     tournament = knock_out(len(images), play)
     opinions = tuple(

@@ -28,7 +28,7 @@ from rewarddance.search.bench import DEFAULT_DRAWING, Bench, Drawing
 from rewarddance.search.budget import Budget, Meter
 from rewarddance.search.pictures import is_whole, picture_of
 from rewarddance.search.results import SearchResult
-from rewarddance.search.verification import Judge, Verifier
+from rewarddance.search.verification import Judge, Verifier, judged
 
 PLAIN_PICTURES = 4
 FEWEST_PROMPTS = 8
@@ -168,7 +168,7 @@ def _gain(
     image = picture_of(winner)
     requests = [JudgementRequest(prompt, image, picture_of(other), instruction) for other in others]
     meter.count(judgements=len(requests))
-    rewards = [judgement.reward for judgement in model.judge(requests)]
+    rewards = [judgement.reward for judgement in judged(model, requests)]
     known = [reward for reward in rewards if reward is not None]
     return sum(known) / plain if known and len(known) == len(rewards) else None
 

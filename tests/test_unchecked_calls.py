@@ -1,0 +1,47 @@
+"""What callers get wrong where no annotation is checked: each call ends with a line that says what to give instead."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+_RUNNER = """
+import json, sys
+results = {}
+for name, code in json.load(sys.stdin).items():
+    try:
+        exec(code, {})
+        results[name] = "no error"
+    except Exception as error:
+        results[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(results))
+"""
+
+CALLS = {
+    "way": (
+        "from rewarddance.search.verification import Verifier\nVerifier(None, 'tournament')",
+        "UsageError: there is no way to verify named 'tournament'; choose score, round_robin, knock_out",
+    ),
+    "potential": (
+        "from rewarddance.search.particles import ParticleSettings\nParticleSettings(potential='product')",
+        "UsageError: there is no potential 'product'; choose difference, max, sum",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def endings():
+    """How every call ended, in one process without the checks that tests run under."""
+    calls = {name: code for name, (code, _) in CALLS.items()}
+    run = subprocess.run(
+        [sys.executable, "-c", _RUNNER], input=json.dumps(calls), capture_output=True, text=True, check=True
+    )
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_argument_is_refused_in_one_line(endings, name: str):
+    expected = CALLS[name][1]
+    assert endings[name].startswith(expected)
+    assert "\n" not in endings[name]
