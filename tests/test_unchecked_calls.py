@@ -18,7 +18,24 @@ for name, code in json.load(sys.stdin).items():
 print(json.dumps(results))
 """
 
+_PIXELS = """
+import torch
+from rewarddance.rewards.pixel_batch import refuse_other_pixels as refuse
+batch = torch.rand(2, 3, 8, 8)
+"""
+
 CALLS = {
+    "bytes as pixels": (
+        _PIXELS + "refuse((batch * 255).to(torch.uint8))",
+        "UsageError: pixels of torch.uint8 may mean",
+    ),
+    "an array as pixels": (_PIXELS + "refuse(batch.numpy())", "UsageError: pixels of type ndarray are no tensor; give"),
+    "channels last": (
+        _PIXELS + "refuse(batch.permute(0, 2, 3, 1))",
+        "UsageError: pixels of shape (2, 8, 8, 3) are no RGB pictures; channels stand before height and width; give",
+    ),
+    "one channel": (_PIXELS + "refuse(batch[:, :1])", "UsageError: pixels of shape (2, 1, 8, 8) are no RGB pictures;"),
+    "one picture": (_PIXELS + "refuse(batch[0])", "UsageError: pixels of shape (3, 8, 8) are no RGB pictures; give"),
     "way": (
         "from rewarddance.search.verification import Verifier\nVerifier(None, 'tournament')",
         "UsageError: there is no way to verify named 'tournament'; choose score, round_robin, knock_out",

@@ -130,3 +130,20 @@ def test_a_pairwise_reward_needs_a_reference_image(new_model: NewModel, pixels: 
 def test_a_prompt_that_is_too_long_is_refused(new_model: NewModel, pixels: torch.Tensor):
     with pytest.raises(UsageError, match="shorten the prompt"):
         new_model("scalar").reward(pixels.float(), ["square " * 3_000, "a"])
+
+
+def test_pixels_in_another_range_are_refused(new_model: NewModel, pixels: torch.Tensor, reference_pixels: torch.Tensor):
+    model = new_model("pairwise")
+    with pytest.raises(UsageError, match="divide by 255"):
+        model.reward(255 * pixels, PROMPTS, reference_pixels)
+    with pytest.raises(UsageError, match=r"\(pixels \+ 1\) / 2"):
+        model.reward(2 * pixels - 1, PROMPTS, reference_pixels)
+    with pytest.raises(UsageError, match=r"\(pixels \+ 1\) / 2"):
+        model.reward(pixels, PROMPTS, 2 * reference_pixels - 1)
+
+
+def test_a_decoder_may_overshoot_and_noise_may_be_added(
+    new_model: NewModel, pixels: torch.Tensor, reference_pixels: torch.Tensor
+):
+    noise = 0.3 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert new_model("pairwise").reward(pixels + noise, PROMPTS, reference_pixels).isfinite().all()

@@ -236,7 +236,16 @@ def test_images_of_every_trainer_become_the_same_picture(images):
     assert np.asarray(picture[0]).tolist() == [[[128, 0, 255]] * 4] * 4
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4, 4), torch.zeros(4, 4), torch.full((1, 3, 4, 4), torch.nan)])
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 4, 4, 4),
+        torch.zeros(4, 4),
+        torch.full((1, 3, 4, 4), torch.nan),
+        2 * HALF_RED[None] - 1,
+    ],
+    ids=["clips", "one channel", "not finite", "in [-1, 1]"],
+)
 def test_what_is_no_image_is_refused(images):
     with pytest.raises(UsageError):
         pictures(images)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.core.errors import RewardError, UsageError
+from rewarddance.core.errors import NonFiniteError, RewardError, UsageError
 from rewarddance.metrics.overoptimization import wilson_interval
 from rewarddance.training.guard import Guard, replay
 from rewarddance.training.guard_evidence import last_as_good
@@ -302,3 +302,21 @@ def test_a_drift_is_in_standard_deviations_of_the_base_policys_prompts():
     assert drift["fine"] == pytest.approx(2)
     # Nothing was clipped on any prompt: a shift counts in steps of 0.005.
     assert drift["none"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("change", [lambda pixels: 2 * pixels - 1, lambda pixels: 255 * pixels])
+def test_pictures_in_another_range_are_refused(change):
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    pixels, prompts = pictures(0.2)
+    with pytest.raises(UsageError, match="no image in"):
+        guard.check(0, change(pixels), prompts, [0.0] * 24)
+    assert guard.observations == ()
+
+
+def test_pictures_that_are_not_finite_are_no_hacking():
+    guard = Guard(GuardConfig(), {"redness": lambda pixels, prompts: [0.0] * 24})
+    pixels, prompts = pictures(0.2)
+    guard.check(0, pixels, prompts, [0.0] * 24)
+    with pytest.raises(NonFiniteError, match="pixels that are not finite"):
+        guard.check(10, pixels * torch.nan, prompts, [0.0] * 24)
+    assert len(guard.verdicts) == 1

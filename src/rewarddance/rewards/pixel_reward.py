@@ -21,6 +21,7 @@ from rewarddance.rewards.paradigm import (
     reference_groups,
     too_long_message,
 )
+from rewarddance.rewards.pixel_batch import refuse_other_pixels
 from rewarddance.rewards.protocol import ReferenceMode
 from rewarddance.rewards.questions import Medium
 
@@ -51,12 +52,16 @@ def pixel_reward(
         Unbounded, in float32 or better. Not finite where the model's answer is not: the caller's guard decides.
 
     Raises:
-        UsageError: Counts that do not match, an unknown instruction, or a question too long for the model.
+        UsageError: Counts that do not match, pixels in another layout or range, an unknown instruction, or a question
+            too long for the model.
     """
     if not prompts:
         raise UsageError("there is nothing to reward: the batch is empty")
     if len(prompts) != len(pixels) or (reference_pixels is not None and len(reference_pixels) != len(pixels)):
         raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
+    refuse_other_pixels(pixels, _CLIP_AXES)
+    if reference_pixels is not None:
+        refuse_other_pixels(reference_pixels, _CLIP_AXES + 1)
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
         candidates = _media(paradigm.backbone, pixels, is_passing=True)

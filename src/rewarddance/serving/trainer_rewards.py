@@ -18,11 +18,10 @@ from PIL import Image
 
 from rewarddance.core.errors import RewardError, UsageError
 from rewarddance.core.media import MediaSource
+from rewarddance.core.pixel_range import DARKEST, range_flaw
 from rewarddance.core.types import Judgement, JudgementRequest
 
 _CHANNELS = (1, 3)
-_BRIGHTEST = 8.0
-"""A decoder may overshoot 1; an image of floats up to 255 would come out white."""
 
 
 @runtime_checkable
@@ -160,8 +159,10 @@ def pictures(images: Any) -> list[Image.Image]:
         batch = batch.transpose(0, 2, 3, 1)
     if not np.isfinite(batch).all():
         raise UsageError("an image holds numbers that are not finite")
-    if not is_bytes and batch.size and batch.max() > _BRIGHTEST:
-        raise UsageError(f"floats up to {batch.max():g} are no image in [0, 1]; give bytes (uint8), or divide by 255")
+    if not is_bytes and batch.size:
+        flaw = range_flaw(float((batch < DARKEST).mean()), float(batch.max()))
+        if flaw is not None:
+            raise UsageError(flaw)
     levels = batch if is_bytes else (batch * 255).round()
     whole = levels.clip(0, 255).astype(np.uint8)
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB") for image in whole]

@@ -16,6 +16,7 @@ from torch import Tensor
 from rewarddance.core.errors import RewardError, UsageError
 from rewarddance.metrics.diversity import colour_grid_features, within_prompt_distance
 from rewarddance.metrics.image_statistics import image_statistics
+from rewarddance.training.reward_signal import refuse_broken_pixels
 
 HeldOutJudge = Callable[[Tensor, Sequence[str]], Sequence[float]]
 """Pictures (batch, 3, height, width) in [0, 1] and their prompts to one reward a picture, higher is better."""
@@ -108,10 +109,12 @@ def observe(
         distance: Distance to the reference policy, if it was measured.
 
     Raises:
-        UsageError: The prompts do not fit the pictures.
+        UsageError: The prompts do not fit the pictures, or these are no RGB pictures in [0, 1].
+        NonFiniteError: Some pixel is not finite.
         RewardError: A judge gave too few or too many rewards, or one that is not finite.
     """
     texts, places = _places(prompts, len(pixels))
+    refuse_broken_pixels(pixels, prompts, optimizer_step)
     array = pixels.detach().float().cpu().numpy().astype(float)
     per_prompt = {name: values[places].mean(axis=1) for name, values in image_statistics(array).items()}
     rewards = {name: _rewards(name, judge(pixels, prompts), len(pixels)) for name, judge in held_out_judges.items()}

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewarddance.core.errors import CheckpointError, NonFiniteError, UsageError
+from rewarddance.rewards.pixel_batch import refuse_other_pixels
 from rewarddance.training.reward_attempts import Patience, ask_patiently
 from rewarddance.training.reward_normalisation import Normalisation, RewardNormaliser
 from rewarddance.training.reward_references import (
@@ -263,7 +264,9 @@ def refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str], optimizer_step:
 
     Raises:
         NonFiniteError: Some pixel is not finite.
+        UsageError: They are no RGB pictures in [0, 1].
     """
+    refuse_other_pixels(pixels)
     is_whole = pixels.detach().flatten(1).isfinite().all(1).tolist()
     broken = [prompt for prompt, whole in zip(prompts, is_whole, strict=True) if not whole]
     if broken:
