@@ -24,7 +24,22 @@ from rewarddance.rewards.pixel_batch import refuse_other_pixels as refuse
 batch = torch.rand(2, 3, 8, 8)
 """
 
+_GUARD = """
+import torch
+from rewarddance.config.guard import GuardConfig
+from rewarddance.training.guard import Guard
+def check(step, distance):
+    guard = Guard(GuardConfig(), {"any": lambda pixels, prompts: [0.0, 0.0]})
+    guard.check(step, torch.rand(2, 3, 8, 8), ["a", "b"], [0.0, 0.0], distance)
+"""
+
 CALLS = {
+    "a step between steps": (
+        _GUARD + "check(0.5, None)",
+        "UsageError: The guard counts optimizer steps, and 0.5",
+    ),
+    "no distance": (_GUARD + "check(0, float('nan'))", "UsageError: The distance to the reference policy is nan."),
+    "distances": (_GUARD + "check(0, torch.rand(2))", "UsageError: The distance to the reference policy is tensor("),
     "bytes as pixels": (
         _PIXELS + "refuse((batch * 255).to(torch.uint8))",
         "UsageError: pixels of torch.uint8 may mean",

@@ -839,3 +839,20 @@ def test_only_pictures_of_the_reference_policys_own_are_drawn_to_harder(tmp_path
     bench.pull = 3.0
     (harder,) = pretraining.parts(0)
     assert harder.loss.item() == pytest.approx(action_pull * plain.loss.item(), rel=1e-5)
+
+
+def test_a_judge_that_raises_loses_nothing_of_the_run(tmp_path):
+    asked = []
+
+    def flaky(pixels, prompts):
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise ConnectionError("the judge has gone")
+        return darkness(pixels, prompts)
+
+    config = align_config(tmp_path, save_every=4)
+    with pytest.raises(RewardError, match="flaky: raised ConnectionError: the judge has gone"):
+        align(config, StandInGenerator(), reward_of(), judges={"flaky": flaky})
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+    resumed = align(config, StandInGenerator(), reward_of(), judges={"flaky": flaky}, resume=True)
+    assert (resumed.ending, resumed.optimizer_steps) == ("complete", 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.core.errors import NonFiniteError, RewardError, UsageError
+from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError, UsageError
 from rewarddance.metrics.overoptimization import wilson_interval
 from rewarddance.training.guard import Guard, replay
 from rewarddance.training.guard_evidence import last_as_good
@@ -320,3 +320,79 @@ def test_pictures_that_are_not_finite_are_no_hacking():
     with pytest.raises(NonFiniteError, match="pixels that are not finite"):
         guard.check(10, pixels * torch.nan, prompts, [0.0] * 24)
     assert len(guard.verdicts) == 1
+
+
+def state_after(guard, steps, distances=(None, None)):
+    for step, distance in zip(steps, distances, strict=True):
+        guard.check(step, *pictures(0.2), [0.0] * 24, distance)
+    return json.loads(json.dumps(guard.state_dict(), allow_nan=False))
+
+
+def test_steps_and_distances_of_any_library_are_stored_as_json():
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    state = state_after(guard, [np.int64(0), torch.tensor(10)], [np.float32(0.5), torch.tensor(0.25)])
+    assert [row["optimizer_step"] for row in state["observations"]] == [0, 10]
+    assert [row["distance"] for row in state["observations"]] == [0.5, 0.25]
+
+
+def test_a_state_of_another_kind_is_refused_and_changes_nothing():
+    guard = Guard(GuardConfig(), {"redness": reward_of_red})
+    state_after(guard, [0, 10])
+    with pytest.raises(CheckpointError, match="state of the guard"):
+        guard.load_state_dict({"observations": []})
+    assert len(guard.observations) == 2
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda values: values,
+        lambda values: values.tolist(),
+        list,
+        lambda values: [value.bfloat16() for value in values],
+        lambda values: values.clone().requires_grad_(),
+        lambda values: [value.clone().requires_grad_() for value in values],
+        lambda values: values.numpy().astype(np.float16),
+        lambda values: (value for value in values.tolist()),
+    ],
+)
+def test_a_judge_may_give_numbers_in_any_form(give):
+    values = torch.arange(24) / 8  # exact in half precision
+    guard = Guard(GuardConfig(), {"any": lambda pixels, prompts: give(values)})
+    guard.check(0, *pictures(0.2), values)
+    assert guard.observations[0].held_out["any"].tolist() == [(4 * n + 1) / 16 for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (lambda: 1 / 0, "rude: raised ZeroDivisionError: division by zero"),
+        (lambda: ([0.0] * 24, {}), "rude: gave list, not one number a picture"),
+        (lambda: 1.0, "rude: gave float, not one number a picture"),
+        (lambda: None, "rude: gave NoneType, not one number"),
+        (lambda: ["0.5"] * 24, "which are no numbers"),
+        (lambda: [None] * 24, "which are no numbers"),
+        (lambda: [[0.0]] * 24, r"gave rewards of shape \(24, 1\)"),
+    ],
+)
+def test_what_a_judge_does_wrong_is_said_under_its_name(answer, cause: str):
+    guard = Guard(GuardConfig(), {"rude": lambda pixels, prompts: answer()})
+    with pytest.raises(RewardError, match=cause):
+        guard.check(0, *pictures(0.2), [0.0] * 24)
+    assert guard.observations == ()
+
+
+@pytest.mark.parametrize(
+    ("features", "cause"),
+    [
+        (lambda pixels: pixels.flatten(1) * torch.nan, "features: gave numbers that are not finite"),
+        (lambda pixels: pixels.flatten(1).repeat(2, 1), "features: gave 48 rows for 24 pictures"),
+        (lambda pixels: pixels.flatten(1)[:3], "features: gave 3 rows for 24 pictures"),
+        (lambda pixels: pixels.flatten(2), "features: gave an array of shape"),
+        (lambda pixels: 1 / 0, "features: raised ZeroDivisionError"),
+    ],
+)
+def test_features_that_say_nothing_of_diversity_are_refused(features, cause: str):
+    guard = Guard(GuardConfig(), {"redness": reward_of_red}, features)
+    with pytest.raises(RewardError, match=cause):
+        guard.check(0, *pictures(0.2), [0.0] * 24)

@@ -14,13 +14,13 @@ compares with the best since that action.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 from torch import Tensor
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
-from rewarddance.core.errors import UsageError
-from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, observe
+from rewarddance.core.errors import CheckpointError, UsageError
+from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, Rewards, observe
 from rewarddance.training.guard_verdict import Verdict, first_verdict, next_verdict
 from rewarddance.training.spread_detector import SpreadDetector
 
@@ -59,11 +59,11 @@ class Guard:
 
     def check(
         self,
-        optimizer_step: int,
+        optimizer_step: SupportsIndex,
         pixels: Tensor,
         prompts: Sequence[str],
-        proxy: Sequence[float],
-        distance: float | None = None,
+        proxy: Rewards,
+        distance: SupportsFloat | None = None,
     ) -> Verdict:
         """Look at the policy.
 
@@ -75,8 +75,9 @@ class Guard:
             distance: Distance to the reference policy, if it was measured.
 
         Raises:
-            UsageError: Prompts, judges or steps do not continue what was seen before.
-            RewardError: A judge gave no usable rewards. Nothing is remembered of this call.
+            UsageError: Prompts, judges or steps do not continue what was seen before, or pixels are no RGB in [0, 1].
+            NonFiniteError: Some pixel is not finite.
+            RewardError: A judge raised, or gave no usable rewards. Nothing is remembered of a call that raises.
         """
         return self.add(observe(optimizer_step, pixels, prompts, proxy, self._judges, self._features, distance))
 
@@ -93,7 +94,11 @@ class Guard:
         return self._past.to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
         self._past.from_json(state)
 
 
@@ -137,9 +142,15 @@ class _Past:
         }
 
     def from_json(self, state: Mapping[str, Any]) -> None:
-        self.observations = [Observation.from_json(stored) for stored in state["observations"]]
-        self.verdicts = [Verdict.from_json(stored) for stored in state["verdicts"]]
-        self.look, self.action_look = state["look"], state["action_look"]
+        try:
+            observations = [Observation.from_json(stored) for stored in state["observations"]]
+            verdicts = [Verdict.from_json(stored) for stored in state["verdicts"]]
+            self.look, self.action_look = state["look"], state["action_look"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint's state of the guard is damaged or of another kind: {error!r}"
+            ) from None
+        self.observations, self.verdicts = observations, verdicts
 
 
 def replay(config: GuardConfig | SpreadConfig, observations: Sequence[Observation]) -> tuple[Verdict, ...]:

@@ -4,25 +4,36 @@ The pictures are measured once and thrown away; an observation holds a few numbe
 back exactly, so that recorded runs can be judged again with other thresholds (`guard.replay`).
 """
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from rewarddance.core.errors import RewardError, UsageError
+from rewarddance.core.errors import RewardDanceError, RewardError, UsageError
 from rewarddance.metrics.diversity import colour_grid_features, within_prompt_distance
 from rewarddance.metrics.image_statistics import image_statistics
+from rewarddance.training.reward_attempts import in_one_line
 from rewarddance.training.reward_signal import refuse_broken_pixels
 
-HeldOutJudge = Callable[[Tensor, Sequence[str]], Sequence[float]]
+Rewards: TypeAlias = Sequence[float] | Tensor | ndarray
+"""One number a picture, in any library's form."""
+
+HeldOutJudge = Callable[[Tensor, Sequence[str]], Rewards]
 """Pictures (batch, 3, height, width) in [0, 1] and their prompts to one reward a picture, higher is better."""
 
 Features = Callable[[Tensor], Any]
 """Pictures to frozen features (batch, width), as an array or a tensor."""
+
+
+_NUMBERS = "fiub"
+"""Kinds of numpy's types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +100,13 @@ class Observation:
 
 
 def observe(
-    optimizer_step: int,
+    optimizer_step: SupportsIndex,
     pixels: Float[Tensor, "pictures 3 height width"],
     prompts: Sequence[str],
-    proxy: Sequence[float],
+    proxy: Rewards,
     held_out_judges: Mapping[str, HeldOutJudge],
     features: Features | None = None,
-    distance: float | None = None,
+    distance: SupportsFloat | None = None,
 ) -> Observation:
     """Measure the pictures of one evaluation.
 
@@ -109,29 +120,65 @@ def observe(
         distance: Distance to the reference policy, if it was measured.
 
     Raises:
-        UsageError: The prompts do not fit the pictures, or these are no RGB pictures in [0, 1].
+        UsageError: The prompts do not fit the pictures, these are no RGB pictures in [0, 1], or step or distance is no
+            number.
         NonFiniteError: Some pixel is not finite.
-        RewardError: A judge gave too few or too many rewards, or one that is not finite.
+        RewardError: A judge raised, gave too few or too many rewards, or one that is not finite; or so did the
+            features.
     """
+    step, moved = _whole_number(optimizer_step), _finite_number(distance)
     texts, places = _places(prompts, len(pixels))
-    refuse_broken_pixels(pixels, prompts, optimizer_step)
+    refuse_broken_pixels(pixels, prompts, step)
     array = pixels.detach().float().cpu().numpy().astype(float)
     per_prompt = {name: values[places].mean(axis=1) for name, values in image_statistics(array).items()}
-    rewards = {name: _rewards(name, judge(pixels, prompts), len(pixels)) for name, judge in held_out_judges.items()}
+    rewards = {
+        name: _rewards(name, _asked(name, judge, pixels, prompts), len(pixels))
+        for name, judge in held_out_judges.items()
+    }
     diversity = None
     if places.shape[1] > 1:
-        vectors = colour_grid_features(array) if features is None else _as_array(features(pixels))
+        vectors = colour_grid_features(array) if features is None else _vectors(_asked("features", features, pixels))
+        if len(vectors) != len(pixels):
+            raise RewardError(f"features: gave {len(vectors)} rows for {len(pixels)} pictures; one each is due.")
         rows = np.repeat(np.arange(len(texts)), places.shape[1])
         diversity = within_prompt_distance(vectors[places.ravel()], rows)
     return Observation(
-        optimizer_step=optimizer_step,
+        optimizer_step=step,
         prompts=texts,
         proxy=_rewards("the proxy", proxy, len(pixels))[places],
         held_out={name: values[places].mean(axis=1) for name, values in rewards.items()},
         diversity=diversity,
         statistics=per_prompt,
-        distance=distance,
+        distance=moved,
     )
+
+
+def _whole_number(step: SupportsIndex) -> int:
+    """Of any library, as JSON has it."""
+    try:
+        return operator.index(step)
+    except TypeError:
+        raise UsageError(f"The guard counts optimizer steps, and {step!r} is no whole number. Give an int.") from None
+
+
+def _finite_number(distance: SupportsFloat | None) -> float | None:
+    try:
+        number = None if distance is None else float(distance)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise UsageError(f"The distance to the reference policy is {distance!r}. Give one finite number, or None.")
+    return number
+
+
+def _asked(name: str, whom: Callable[..., object], *shown: object) -> object:
+    """What a judge says, or features are; whatever a stranger's raises has its name on it."""
+    try:
+        return whom(*shown)
+    except (RewardDanceError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise RewardError(f"{name}: raised {type(error).__name__}: {in_one_line(error)}. Mend it.") from error
 
 
 def _places(prompts: Sequence[str], n_pictures: int) -> tuple[tuple[str, ...], Int[ndarray, "prompts samples"]]:
@@ -146,8 +193,8 @@ def _places(prompts: Sequence[str], n_pictures: int) -> tuple[tuple[str, ...], I
     return tuple(places), np.array(list(places.values()))
 
 
-def _rewards(name: str, rewards: Sequence[float], n_pictures: int) -> Float[ndarray, " pictures"]:
-    values = _as_array(rewards)
+def _rewards(name: str, rewards: object, n_pictures: int) -> Float[ndarray, " pictures"]:
+    values = _as_array(name, rewards)
     if values.shape != (n_pictures,):
         raise RewardError(f"{name}: gave rewards of shape {values.shape} for {n_pictures} pictures; one each is due.")
     if not np.isfinite(values).all():
@@ -156,7 +203,27 @@ def _rewards(name: str, rewards: Sequence[float], n_pictures: int) -> Float[ndar
     return values
 
 
-def _as_array(values: Any) -> ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().float().cpu().numpy()
-    return np.asarray(values, dtype=float)
+def _vectors(features: object) -> Float[ndarray, "pictures width"]:
+    values = _as_array("features", features)
+    if values.ndim != 2:
+        raise RewardError(f"features: gave an array of shape {values.shape}; one row of numbers a picture is due.")
+    if not np.isfinite(values).all():
+        raise RewardError("features: gave numbers that are not finite. Mend them.")
+    return values
+
+
+def _as_array(name: str, values: object) -> ndarray:
+    """Numbers from tensors, arrays, or sequences of either; a text that looks like a number is none."""
+    try:
+        if not isinstance(values, Tensor | ndarray):
+            values = [_off_the_graph(one) for one in values]  # type: ignore[attr-defined]  # or it raises
+        array = np.asarray(_off_the_graph(values))
+    except (TypeError, ValueError):
+        raise RewardError(f"{name}: gave {type(values).__name__}, not one number a picture. Mend it.") from None
+    if array.dtype.kind not in _NUMBERS:
+        raise RewardError(f"{name}: gave values of type {array.dtype}, which are no numbers. Mend it.")
+    return array.astype(float)
+
+
+def _off_the_graph(value: object) -> object:
+    return value.detach().double().cpu().numpy() if isinstance(value, Tensor) else value

@@ -76,13 +76,13 @@ def ask_patiently(
         except _Unusable as problem:
             cause = str(problem)
         except RewardDanceError as error:
-            raise _error(name, _in_one_line(error), tried) from error
+            raise _error(name, in_one_line(error), tried) from error
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             # The one place that cannot know what a stranger's reward raises: it counts as a failed try.
             if tried == patience.tries:
-                raise _error(name, f"it raised {type(error).__name__}: {_in_one_line(error)}", tried) from error
+                raise _error(name, f"it raised {type(error).__name__}: {in_one_line(error)}", tried) from error
     raise _error(name, cause, patience.tries)
 
 
@@ -94,7 +94,8 @@ def _error(name: str, cause: str, tries: int) -> RewardError:
     )
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """What an error says, however many lines it takes."""
     words = " ".join(str(error).split()) or "without a message"
     return words if len(words) <= _LONGEST_CAUSE else f"{words[:_LONGEST_CAUSE]}..."
 

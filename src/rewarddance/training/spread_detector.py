@@ -8,14 +8,14 @@ Source:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 from torch import Tensor
 
 from rewarddance.config.guard import SpreadConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.training.guard_observation import Observation, observe
+from rewarddance.training.guard_observation import Observation, Rewards, observe
 from rewarddance.training.guard_verdict import Verdict
 
 
@@ -29,11 +29,11 @@ class SpreadDetector:
 
     def check(
         self,
-        optimizer_step: int,
+        optimizer_step: SupportsIndex,
         pixels: Tensor,
         prompts: Sequence[str],
-        proxy: Sequence[float],
-        distance: float | None = None,
+        proxy: Rewards,
+        distance: SupportsFloat | None = None,
     ) -> Verdict:
         """Look at the policy; see `Guard.check`."""
         return self.add(observe(optimizer_step, pixels, prompts, proxy, {}, None, distance))
