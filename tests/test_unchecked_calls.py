@@ -33,7 +33,49 @@ def check(step, distance):
     guard.check(step, torch.rand(2, 3, 8, 8), ["a", "b"], [0.0, 0.0], distance)
 """
 
+_MEDIA = """
+import io
+import numpy as np
+from rewarddance.core.media import load_image
+"""
+
+_JUDGING = """
+from rewarddance.rewards.judging import judge_requests
+"""
+
 CALLS = {
+    "an array as an image": (
+        _MEDIA + "load_image(np.zeros((4, 4, 3), np.uint8))",
+        "UsageError: ndarray is no image or clip; give a path, the bytes of a file, or a PIL image",
+    ),
+    "an open file": (_MEDIA + "load_image(io.BytesIO(b''))", "UsageError: BytesIO is no image or clip; give a path"),
+    "nothing as an image": (_MEDIA + "load_image(None)", "UsageError: NoneType is no image or clip; give a path"),
+    "an order mode": (
+        _JUDGING + "judge_requests(None, [], 'both')",
+        "UsageError: there is no order mode 'both'; choose two or one",
+    ),
+    "a reference mode": (
+        _JUDGING + "judge_requests(None, [], reference_mode='all')",
+        "UsageError: there is no reference mode 'all'; choose one_by_one or together",
+    ),
+    "requests that are used up": (
+        "from rewarddance.rewards.pairwise import PairwiseModel\n"
+        "from rewarddance.core.types import JudgementRequest\n"
+        "PairwiseModel.judge(None, (one for one in [JudgementRequest('a', 'one.png')]))",
+        "UsageError: a pairwise model judges against a reference image",
+    ),
+    "one text for prompts": (
+        "from rewarddance.rewards.pixel_reward import pixel_reward\npixel_reward(None, [0], 'a')",
+        "UsageError: prompts is one text; give a list with one prompt a picture",
+    ),
+    "no text as a prompt": (
+        "from rewarddance.rewards.pixel_reward import pixel_reward\npixel_reward(None, [0], [None])",
+        "UsageError: the prompt is NoneType and no text; give a string",
+    ),
+    "half a character": (
+        "from rewarddance.rewards.pixel_reward import pixel_reward\npixel_reward(None, [0], ['\\ud800'])",
+        "UsageError: the prompt holds half a character; correct it",
+    ),
     "a step between steps": (
         _GUARD + "check(0.5, None)",
         "UsageError: The guard counts optimizer steps, and 0.5",

@@ -330,3 +330,8 @@ def test_equal_bytes_have_equal_hashes(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(saved(photo(seed), "PNG"))
     a, b, c = (file_sha256(tmp_path / name) for name in "abc")
     assert a == b != c
+
+
+def test_an_image_without_a_pixel_is_refused() -> None:
+    with pytest.raises(MediaError, match="0 x 3, without a pixel"):
+        load_image(Image.new("RGB", (0, 3)))

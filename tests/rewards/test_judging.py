@@ -258,3 +258,8 @@ class _Drawn(Sequence[JudgementRequest]):
 def test_requests_that_make_their_images_when_asked_get_answers_of_their_own(pairwise: Any):
     drawn = _Drawn()
     assert pairwise.judge(drawn, "one") == pairwise.judge(list(drawn), "one")
+
+
+def test_reference_images_may_be_a_list(pairwise: Any, images: list[Image.Image]):
+    listed = pairwise.compare(PROMPT, images[2], [images[0], images[1]])
+    assert listed == pairwise.compare(PROMPT, images[2], (images[0], images[1]))

@@ -1,4 +1,6 @@
+import base64
 import http.server
+import io
 import json
 import threading
 import time
@@ -13,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rewarddance.core.errors import RewardError, UsageError
+from rewarddance.core.errors import MediaError, RewardError, UsageError
+from rewarddance.core.media import load_image
 from rewarddance.core.types import Judgement, JudgementRequest, Status
 from rewarddance.serving.client import ClientSettings, ScoringClient
 from rewarddance.serving.limits import ServiceLimits
@@ -340,11 +343,52 @@ def test_connections_that_the_service_has_closed_meanwhile_cost_no_tries():
     assert [judgement.status for judgement in [*before, *after]] == [Status.OK] * 5
 
 
-def test_an_image_that_is_no_png_is_named_as_what_is_wrong():
-    judgement = client_of("http://127.0.0.1:9").judge([JudgementRequest("a", Image.new("CMYK", (4, 4)), png())])[0]
+def test_an_image_that_cannot_be_sent_says_what_is_wrong():
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "PNG")
+    half = Image.open(io.BytesIO(whole.getvalue()[:2000]))
+    judgement = client_of("http://127.0.0.1:9").judge([JudgementRequest("a", half, png())])[0]
 
     assert judgement.status is Status.UNREADABLE_MEDIA
-    assert "CMYK" in str(judgement.message)
+    assert "truncated or damaged" in str(judgement.message)
+
+
+def turned() -> Image.Image:
+    """A picture whose file says that it stands on its side."""
+    marks, file = Image.Exif(), io.BytesIO()
+    marks[0x0112] = 6
+    Image.effect_mandelbrot((12, 8), (-2, -1.5, 1, 1.5), 20).convert("RGB").save(file, "JPEG", exif=marks)
+    return Image.open(file)
+
+
+def see_through() -> Image.Image:
+    """Red that lets half of what is behind it through."""
+    return Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+
+
+OF_EVERY_KIND = {
+    "turned": turned,
+    "see-through": see_through,
+    "CMYK": lambda: Image.new("CMYK", (4, 4), (0, 255, 255, 0)),
+    "YCbCr": lambda: Image.new("YCbCr", (4, 4), (90, 100, 110)),
+    "16 bits": lambda: Image.fromarray(np.full((4, 4), 300 * 100, dtype=np.uint16)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_EVERY_KIND)
+def test_a_service_and_a_trainer_see_what_a_model_in_this_process_sees(kind: str):
+    shown = np.asarray(load_image(OF_EVERY_KIND[kind]()))
+    with serving(lambda n, _: (200, GOOD, {})) as (url, seen):
+        client_of(url).judge([JudgementRequest("a", OF_EVERY_KIND[kind](), png())])
+    sent = base64.b64decode(seen[0][1]["candidate"].split(",")[1])
+
+    assert np.asarray(load_image(sent)).tolist() == shown.tolist()
+    assert np.asarray(pictures([OF_EVERY_KIND[kind]()])[0]).tolist() == shown.tolist()
+
+
+def test_a_file_that_is_not_there_is_named_by_a_ranking():
+    with pytest.raises(MediaError, match=r"/nowhere\.png: No such file"):
+        client_of("http://127.0.0.1:9").rank("a", ["/nowhere.png", png()])
 
 
 @pytest.mark.parametrize(

@@ -431,3 +431,8 @@ def test_a_model_with_too_few_answers_in_one_piece_is_no_reward():
     model = ModelReward("taciturn", Taciturn(), needs_references=False, images_at_once=2)
     with pytest.raises(RewardError, match="'taciturn'"):
         RewardSignal([model], patience=HASTY).judge(samples(4), list("abcd"))
+
+
+def test_a_reference_image_is_seen_as_everywhere_else():
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 204))  # a fifth of the white behind it shows
+    assert against(ReferenceUse(), [(half,)]) == pytest.approx([0.8])

@@ -10,6 +10,7 @@ upper byte, as Pillow does for 16-bit colour; palette, CMYK and 1-bit images bec
 first frame; colour profiles are ignored, as the vision-language models' own preprocessing does.
 """
 
+import os
 import re
 import struct
 import zlib
@@ -21,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rewarddance.core.clips import CLIP_SUFFIXES, OpenFile, frame_positions, open_clip
-from rewarddance.core.errors import MediaError, OversizedMediaError
+from rewarddance.core.errors import MediaError, OversizedMediaError, UsageError
 from rewarddance.core.files import sha256_of
 from rewarddance.core.types import Media
 
@@ -36,6 +37,7 @@ __all__ = [
     "inspect_media",
     "load_frames",
     "load_image",
+    "refuse_other_sources",
 ]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -113,6 +115,7 @@ def load_image(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> Ima
 
     Raises:
         MediaError: The file is missing, empty, damaged, of another format, or over a limit.
+        UsageError: It is no medium in any form; see `refuse_other_sources`.
     """
     if isinstance(source, Image.Image):
         _check_pixels(source.size, limits.max_pixels, "the image")
@@ -182,12 +185,26 @@ def inspect_media(
     return facts
 
 
+def refuse_other_sources(source: object) -> None:
+    """Stop at what is no medium in any form.
+
+    Raises:
+        UsageError: Such as an array, a tensor or an open file.
+    """
+    if not isinstance(source, Media | os.PathLike | str | bytes | Image.Image):
+        raise UsageError(
+            f"{type(source).__name__} is no image or clip; give a path, the bytes of a file, or a PIL image "
+            "(Image.fromarray takes an array of bytes)"
+        )
+
+
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes: two files with one digest are the same medium."""
     return sha256_of(path)
 
 
 def _name_of(source: Media | Path | str | bytes) -> str:
+    refuse_other_sources(source)
     if isinstance(source, bytes):
         return f"the file of {len(source):,} bytes"
     return str(source.path if isinstance(source, Media) else source)
@@ -262,6 +279,8 @@ def _what_it_is(head: bytes) -> str:
 
 def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
     pixels = size[0] * size[1]
+    if pixels == 0:
+        raise MediaError(f"{name}: {size[0]} x {size[1]}, without a pixel")
     if pixels > max_pixels:
         raise OversizedMediaError(
             f"{name}: {size[0]} x {size[1]} = {pixels:,} pixels, over the limit of {max_pixels:,}"

@@ -127,7 +127,7 @@ class JudgementRequest:
 
     prompt: str
     candidate: AnyMedia
-    reference_image: "AnyMedia | tuple[AnyMedia, ...] | None" = None
+    reference_image: "AnyMedia | tuple[AnyMedia, ...] | list[AnyMedia] | None" = None
     instruction: str | Path | None = None
     id: str | None = None
     source_media: "AnyMedia | None" = None
@@ -137,7 +137,9 @@ class JudgementRequest:
         """What the candidate is judged against, in order; empty for none."""
         if self.reference_image is None:
             return ()
-        return self.reference_image if isinstance(self.reference_image, tuple) else (self.reference_image,)
+        return (
+            tuple(self.reference_image) if isinstance(self.reference_image, tuple | list) else (self.reference_image,)
+        )
 
 
 class Status(StrEnum):

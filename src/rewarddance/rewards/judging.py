@@ -13,7 +13,7 @@ import torch
 
 from rewarddance.core.errors import MediaError, ModelError
 from rewarddance.core.types import Judgement, JudgementCost, JudgementRequest, Status
-from rewarddance.core.whole_text import is_whole_text
+from rewarddance.core.whole_text import prompt_flaw
 from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.instructions import Instruction
 from rewarddance.rewards.media_cache import MediaCache
@@ -23,6 +23,7 @@ from rewarddance.rewards.paradigm import (
     hidden_of,
     instruction_for,
     reference_groups,
+    refuse_unknown_modes,
     too_long_message,
 )
 from rewarddance.rewards.protocol import OrderMode, ReferenceMode
@@ -128,8 +129,10 @@ def judge_requests(
         window: Requests that are planned together: what they share is computed once, and their media are held.
 
     Raises:
-        UsageError: Unknown instruction, or a reference image is missing where one is needed.
+        UsageError: Unknown instruction or mode, a reference image is missing where one is needed, or something is given
+            for a medium that is none.
     """
+    refuse_unknown_modes(order_mode, reference_mode)
     # Held to the end: an image is known by its identity, which a later one may inherit.
     requests = list(requests)
     modes = _Modes(order_mode or paradigm.record.order_mode, reference_mode or paradigm.record.reference_mode)
@@ -158,8 +161,8 @@ def _plan(
     modes: _Modes,
     media: MediaCache,
 ) -> _Plan:
-    if not is_whole_text(request.prompt):
-        return _Plan(request, instruction, (), Failure(Status.FAILED, "the prompt holds half a character; correct it"))
+    if (flaw := prompt_flaw(request.prompt)) is not None:
+        return _Plan(request, instruction, (), Failure(Status.FAILED, flaw))
     try:
         source = None if request.source_media is None else media.get(request.source_media)
         references = [media.get(reference) for reference in request.reference_images]

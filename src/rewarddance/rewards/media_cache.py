@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rewarddance.core.errors import MediaError
-from rewarddance.core.media import MediaSource, load_frames, load_image
+from rewarddance.core.media import MediaSource, load_frames, load_image, refuse_other_sources
 from rewarddance.core.types import Media
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.questions import Medium
@@ -40,7 +40,9 @@ class MediaCache:
 
         Raises:
             MediaError: It cannot be decoded; said again on every use, without another try.
+            UsageError: It is no medium in any form.
         """
+        refuse_other_sources(source)
         key = _key(source)
         if key not in self._known:
             self._known[key] = self._known_copy(self._load(key, source))

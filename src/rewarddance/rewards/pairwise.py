@@ -73,6 +73,7 @@ class PairwiseModel:
         Raises:
             UsageError: A request has no reference image, or names unknown criteria.
         """
+        requests = list(requests)
         if not all(request.reference_images for request in requests):
             raise UsageError(_NEEDS_REFERENCE)
         if reasoning is None:
@@ -84,7 +85,7 @@ class PairwiseModel:
         self,
         prompt: str,
         candidate: MediaSource,
-        reference_image: MediaSource | tuple[MediaSource, ...],
+        reference_image: MediaSource | tuple[MediaSource, ...] | list[MediaSource],
         instruction: str | Path | None = None,
         source_media: MediaSource | None = None,
     ) -> Judgement:

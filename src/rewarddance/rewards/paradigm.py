@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -130,6 +130,21 @@ def reference_groups(references: Sequence[Medium], mode: ReferenceMode) -> list[
     if mode == "together" or not references:
         return [tuple(references)]
     return [(reference,) for reference in references]
+
+
+def refuse_unknown_modes(order_mode: str | None, reference_mode: str | None) -> None:
+    """Stop at a mode that does not exist, which would be taken for another.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    asked = {
+        "order mode": (order_mode, get_args(OrderMode)),
+        "reference mode": (reference_mode, get_args(ReferenceMode)),
+    }
+    for what, (mode, known) in asked.items():
+        if mode is not None and mode not in known:
+            raise UsageError(f"there is no {what} {mode!r}; choose {' or '.join(known)}")
 
 
 def instruction_for(paradigm: Paradigm, named: str | Path | None) -> Instruction:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewarddance.core.errors import UsageError
+from rewarddance.core.whole_text import prompt_flaw
 from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
 from rewarddance.rewards.module_modes import evaluating, frozen
 from rewarddance.rewards.paradigm import (
@@ -19,6 +20,7 @@ from rewarddance.rewards.paradigm import (
     hidden_of,
     instruction_for,
     reference_groups,
+    refuse_unknown_modes,
     too_long_message,
 )
 from rewarddance.rewards.pixel_batch import refuse_other_pixels
@@ -52,13 +54,18 @@ def pixel_reward(
         Unbounded, in float32 or better. Not finite where the model's answer is not: the caller's guard decides.
 
     Raises:
-        UsageError: Counts that do not match, pixels in another layout or range, an unknown instruction, or a question
-            too long for the model.
+        UsageError: Counts that do not match, pixels in another layout or range, a prompt that is no text, an unknown
+            instruction or mode, or a question too long for the model.
     """
+    refuse_unknown_modes(None, reference_mode)
+    if isinstance(prompts, str):
+        raise UsageError("prompts is one text; give a list with one prompt a picture")
     if not prompts:
         raise UsageError("there is nothing to reward: the batch is empty")
     if len(prompts) != len(pixels) or (reference_pixels is not None and len(reference_pixels) != len(pixels)):
         raise UsageError(f"{len(pixels)} candidates need as many prompts and, if any, reference images")
+    for flaw in filter(None, map(prompt_flaw, prompts)):
+        raise UsageError(flaw)
     refuse_other_pixels(pixels, _CLIP_AXES)
     if reference_pixels is not None:
         refuse_other_pixels(reference_pixels, _CLIP_AXES + 1)

@@ -85,7 +85,7 @@ class PointwiseModel:
         self,
         prompt: str,
         candidate: MediaSource,
-        reference_image: MediaSource | tuple[MediaSource, ...],
+        reference_image: MediaSource | tuple[MediaSource, ...] | list[MediaSource],
         instruction: str | Path | None = None,
         source_media: MediaSource | None = None,
     ) -> Judgement:

@@ -158,7 +158,7 @@ class RewardModel(Protocol):
         self,
         prompt: str,
         candidate: MediaSource,
-        reference_image: MediaSource | tuple[MediaSource, ...],
+        reference_image: MediaSource | tuple[MediaSource, ...] | list[MediaSource],
         instruction: str | Path | None = None,
         source_media: MediaSource | None = None,
     ) -> Judgement:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from rewarddance.core.errors import RewardError, UsageError
-from rewarddance.core.media import MediaSource
+from rewarddance.core.errors import MediaError, RewardError, UsageError
+from rewarddance.core.media import MediaSource, load_image, refuse_other_sources
 from rewarddance.core.types import Judgement, JudgementRequest, Media, Ranking, Status
 from rewarddance.serving.authentication import TOKEN_VARIABLE
 
@@ -98,6 +98,7 @@ class ScoringClient:
         Raises:
             UsageError: The service does not know the token or the route.
         """
+        requests = list(requests)
         if not requests:
             return []
         with ThreadPoolExecutor(min(self.settings.concurrency, len(requests))) as threads:
@@ -108,6 +109,7 @@ class ScoringClient:
 
         Raises:
             RewardError: The service did not rank them.
+            MediaError: A candidate cannot be read here.
             UsageError: The service does not know the token or the route.
         """
         body = {"prompt": prompt, "candidates": [_encoded(one) for one in candidates], "instruction": instruction}
@@ -147,10 +149,8 @@ class ScoringClient:
     def _judge(self, request: JudgementRequest, order_mode: "OrderMode | None") -> Judgement:
         try:
             body = _judge_body(request, order_mode)
-        except OSError as error:
-            # Pillow's words about an image that is no PNG name no file.
-            message = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
-            return Judgement(Status.UNREADABLE_MEDIA, message=message, id=request.id)
+        except MediaError as error:
+            return Judgement(Status.UNREADABLE_MEDIA, message=str(error), id=request.id)
         return _judgement(self._ask("/v1/judge", body), request)
 
     def _ask(self, route: str, body: Mapping[str, object]) -> _Reply:
@@ -234,15 +234,26 @@ def _judge_body(request: JudgementRequest, order_mode: "OrderMode | None") -> di
 
 
 def _encoded(source: MediaSource) -> str:
-    """A data URI; files go as they are, images as PNG, so that not a pixel changes."""
+    """A data URI; files go as they are, images as PNG of what a model in this process would see of them.
+
+    Raises:
+        MediaError: It cannot be read.
+        UsageError: It is no medium in any form.
+    """
+    refuse_other_sources(source)
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, Image.Image):
         file = BytesIO()
-        source.save(file, "PNG")
+        # A PNG would lose what the image only says of itself, such as how it is turned.
+        load_image(source).save(file, "PNG")
         data = file.getvalue()
     else:
-        data = Path(source.path if isinstance(source, Media) else source).read_bytes()
+        path = Path(source.path if isinstance(source, Media) else source)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise MediaError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from rewarddance.core.errors import RewardError, UsageError
-from rewarddance.core.media import MediaSource
+from rewarddance.core.media import MediaSource, load_image
 from rewarddance.core.pixel_range import DARKEST, range_flaw
 from rewarddance.core.types import Judgement, JudgementRequest
 
@@ -141,9 +141,10 @@ def pictures(images: Any) -> list[Image.Image]:
 
     Raises:
         UsageError: None of these; a clip, say.
+        MediaError: A PIL image that cannot be decoded.
     """
     if isinstance(images, list | tuple) and all(isinstance(image, Image.Image) for image in images):
-        return [image.convert("RGB") for image in images]
+        return [load_image(image) for image in images]
     if isinstance(images, list | tuple):
         return [picture for image in images for picture in pictures(image)]
     # A tensor of torch is known by what it can do: this module runs where torch is not installed.

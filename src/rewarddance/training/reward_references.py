@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewarddance.core.errors import UsageError
-from rewarddance.core.media import load_image
+from rewarddance.core.media import MediaSource, load_image
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Media
 
@@ -96,11 +96,11 @@ def reference_pixels(image: ReferenceImage) -> Float[Tensor, "channels height wi
 
 @lru_cache(_IMAGES_KEPT)
 def _file_pixels(path: Path, modified: int) -> Tensor:
-    return _pixels(load_image(path))
+    return _pixels(path)
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    channels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+def _pixels(image: MediaSource) -> Tensor:
+    channels = np.asarray(load_image(image)).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(channels)).float() / 255
 
 
