@@ -43,7 +43,44 @@ _JUDGING = """
 from rewarddance.rewards.judging import judge_requests
 """
 
+_OBJECTIVES = """
+import torch
+from rewarddance.objectives.forward_process import forward_process_loss
+from rewarddance.objectives.group_relative import clipped_ratio_loss, group_advantages
+from rewarddance.objectives.kl import step_kl
+from rewarddance.objectives.sde import SdeNoise
+two, rows = torch.zeros(2), torch.zeros(2, 4)
+"""
+
 CALLS = {
+    "a table of ratios": (
+        _OBJECTIVES + "clipped_ratio_loss(two[:, None], two[:, None], two, 0.2)",
+        "UsageError: advantages has shape (2,) where (2, 1) is due, one a sample",
+    ),
+    "old log-probabilities in a column": (
+        _OBJECTIVES + "clipped_ratio_loss(two, two[:, None], two, 0.2)",
+        "UsageError: old_log_probs has shape (2, 1) where (2,) is due, one a sample",
+    ),
+    "weights in a column": (
+        _OBJECTIVES + "forward_process_loss(rows, rows, rows, rows, torch.tensor(0.5), two[:, None])",
+        "UsageError: good has shape (2, 1) where (2,) is due, one a sample",
+    ),
+    "a spread": (
+        _OBJECTIVES + "group_advantages(rows, 0.1, 'batch')",
+        "UsageError: advantages want rewards (groups, members), a floor above 0 and a spread of group or global;",
+    ),
+    "rewards without groups": (
+        _OBJECTIVES + "group_advantages(two, 0.1)",
+        "UsageError: advantages want rewards (groups, members)",
+    ),
+    "a reduction": (
+        _OBJECTIVES + "step_kl(rows, rows, torch.ones(2), 'none')",
+        "UsageError: there is no reduction 'none'; choose mean or sum",
+    ),
+    "a noise schedule": (
+        _OBJECTIVES + "SdeNoise('vp')",
+        "UsageError: there is no noise schedule 'vp'; choose flow, dance, cps",
+    ),
     "an array as an image": (
         _MEDIA + "load_image(np.zeros((4, 4, 3), np.uint8))",
         "UsageError: ndarray is no image or clip; give a path, the bytes of a file, or a PIL image",

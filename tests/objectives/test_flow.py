@@ -117,3 +117,22 @@ def test_latents_that_went_back_up_are_distributed_as_if_they_had_never_been_low
     # (1 - 0.8) * 3 = 0.6, with noise of 0.8.
     assert back.mean().item() == pytest.approx(0.6, abs=0.01)
     assert back.std().item() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_line_of_half_precision_latents_is_computed_in_full_precision():
+    # In bfloat16, 1 + 2^-9 - 0 is kept as 1: the noise less x0 must not be rounded before it is compared.
+    noise, x0 = torch.tensor([[1.0]], dtype=torch.bfloat16), torch.tensor([[-(2.0**-9)]], dtype=torch.bfloat16)
+    loss = flow_matching_loss(torch.zeros(1, 1, dtype=torch.bfloat16), x0, noise)
+    assert loss.item() == pytest.approx((1 + 2**-9) ** 2, rel=1e-6)
+
+
+def test_noise_levels_of_half_precision_are_subtracted_in_full_precision():
+    sigma = torch.tensor([2.0**-9], dtype=torch.bfloat16)
+    pointed_to = noise_prediction(torch.zeros(1, 1), torch.ones(1, 1), sigma)
+    assert pointed_to.item() == pytest.approx(1 - 2**-9, rel=1e-6)
+
+
+def test_a_plain_number_is_a_noise_level():
+    latents, velocity = torch.ones(2, 3, 4), torch.full((2, 3, 4), 0.5)
+    assert torch.equal(x0_prediction(latents, velocity, 0.5), x0_prediction(latents, velocity, torch.tensor(0.5)))
+    assert ode_step(latents, velocity, 0.75, 0.5)[0, 0, 0].item() == 0.875  # 1 - 0.25 * 0.5

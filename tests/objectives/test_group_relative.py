@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from rewarddance.core.errors import UsageError
 from rewarddance.objectives.group_relative import (
     clipped_loss,
     clipped_ratio_loss,
@@ -137,3 +138,9 @@ def test_the_corrected_ratio_is_one_before_the_first_update():
     mean, std = torch.ones(2, 3), torch.full((2,), 0.5)
     corrected = corrected_log_ratio(torch.zeros(2), mean, mean, std)
     assert clipped_loss(corrected, torch.tensor([1.0, -1.0]), 1e-3).largest_deviation == 0.0
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan")])
+def test_a_floor_that_bounds_nothing_is_refused(floor: float):
+    with pytest.raises(UsageError, match="a floor above 0"):
+        group_advantages(torch.ones(2, 4), floor)

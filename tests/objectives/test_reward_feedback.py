@@ -58,3 +58,8 @@ def test_the_kept_history_gives_the_whole_gradient():
 def test_the_cut_history_leaves_the_sum_over_steps():
     # Sum of dt * x_k: -0.5 * 1 - 0.5 * 0.5 = -0.75.
     assert _gradient_of_two_steps("cut") == pytest.approx(-0.75)
+
+
+def test_a_reward_that_is_no_number_does_not_pass_for_one_above_the_ceiling():
+    loss = refl_loss(torch.tensor([float("nan"), 3.0]), ceiling=2.0)
+    assert loss.isnan().tolist() == [True, False]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from rewarddance.core.errors import UsageError
 from rewarddance.objectives.flow import noise_prediction, ode_step, x0_prediction
 from rewarddance.objectives.sde import (
     SdeNoise,
@@ -213,3 +214,17 @@ def test_even_steps_and_those_that_keep_the_level_may_all_be_stochastic():
     assert stochastic_places(even, SdeNoise("flow", 0.7)) == range(7)
     assert stochastic_places(_shifted(28, 3.0), SdeNoise("cps", 0.8)) == range(27)
     assert stochastic_places(torch.tensor([1.0, 0.0]), SdeNoise()) == range(0)
+
+
+@pytest.mark.parametrize(("schedule", "level"), [("cps", 1.5), ("flow", -0.1), ("dance", float("inf"))])
+def test_a_level_that_is_no_strength_is_refused(schedule, level):
+    with pytest.raises(UsageError, match=f"level of {schedule} noise"):
+        SdeNoise(schedule, level)
+
+
+def test_a_plain_number_is_a_noise_level():
+    latents, velocity = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 4)
+    for schedule in ("flow", "dance", "cps"):
+        plain = sde_step(latents, velocity, 0.5, 0.25, SdeNoise(schedule, 0.5), 0.9)
+        step = sde_step(latents, velocity, torch.tensor(0.5), torch.tensor(0.25), SdeNoise(schedule, 0.5), 0.9)
+        assert torch.equal(plain.mean, step.mean) and torch.equal(plain.std, step.std)

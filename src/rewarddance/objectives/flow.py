@@ -10,18 +10,31 @@ Source:
 
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rewarddance.core.errors import UsageError
 from rewarddance.objectives.preference import in_full_precision
 
-NoiseLevels: TypeAlias = Float[Tensor, " batch"] | Float[Tensor, ""]
+NoiseLevels: TypeAlias = Float[Tensor, " batch"] | Float[Tensor, ""] | float
 """A number a row, or one for all rows."""
 
 
 def over_rows(levels: NoiseLevels, latents: Float[Tensor, " batch *latent"]) -> Tensor:
     """Levels with axes of length 1, so that they multiply whole rows of latents; on their device, in their dtype."""
-    return levels.to(latents).reshape(-1, *[1] * (latents.ndim - 1))
+    return torch.as_tensor(levels).to(latents).reshape(-1, *[1] * (latents.ndim - 1))
+
+
+def require_one_each(rows: Float[Tensor, " batch"], **others: Tensor) -> None:
+    """Stop where shapes differ: (batch, 1) beside (batch,) would become a table of all with all.
+
+    Raises:
+        UsageError: One of the others has another shape than `rows`.
+    """
+    for name, values in others.items():
+        if values.shape != rows.shape:
+            raise UsageError(f"{name} has shape {tuple(values.shape)} where {tuple(rows.shape)} is due, one a sample")
 
 
 def ode_step(
@@ -44,7 +57,7 @@ def ode_step(
         Latents at `next_sigma`.
     """
     precise = in_full_precision(latents)
-    return precise + over_rows(next_sigma - sigma, precise) * velocity
+    return precise + (over_rows(next_sigma, precise) - over_rows(sigma, precise)) * velocity
 
 
 def x0_prediction(
@@ -79,7 +92,7 @@ def noise_prediction(
         sigma: Noise level of the latents; at 1 they are noise already.
     """
     precise = in_full_precision(latents)
-    return precise + over_rows(1.0 - sigma, precise) * velocity
+    return precise + (1.0 - over_rows(sigma, precise)) * velocity
 
 
 def add_noise(
@@ -151,4 +164,5 @@ def flow_matching_loss(
         arXiv:2403.03206, section 3.1, with equal weights. ImageReward, arXiv:2304.05977, Algorithm 1, alternates it
         with the reward's loss; the code released with that paper leaves it out.
     """
-    return (in_full_precision(velocity) - (noise - x0)).square().flatten(1).mean(1)
+    line = in_full_precision(noise) - in_full_precision(x0)
+    return (in_full_precision(velocity) - line).square().flatten(1).mean(1)

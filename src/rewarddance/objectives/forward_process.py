@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.objectives.flow import NoiseLevels, add_noise, x0_prediction
+from rewarddance.objectives.flow import NoiseLevels, add_noise, require_one_each, x0_prediction
 from rewarddance.objectives.preference import in_full_precision
 
 OldPolicySchedule: TypeAlias = Literal["none", "rising", "late"]
@@ -70,12 +70,16 @@ def forward_process_loss(
 
     Returns:
         One a sample. While the policy is the old one, its value does not depend on `good`; its gradient does.
+
+    Raises:
+        UsageError: `good` is not one number a sample.
     """
     clean, old = in_full_precision(x0), in_full_precision(old_velocity.detach())
     latents = add_noise(clean, noise, sigma)
     moved = beta * (in_full_precision(velocity) - old)
     positive = _weighted_square(x0_prediction(latents, old + moved, sigma) - clean)
     negative = _weighted_square(x0_prediction(latents, old - moved, sigma) - clean)
+    require_one_each(positive, good=good)
     return (good * positive + (1.0 - good) * negative) / beta
 
 

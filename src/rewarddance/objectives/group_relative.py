@@ -7,16 +7,19 @@ Source:
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rewarddance.objectives.flow import over_rows
+from rewarddance.core.errors import UsageError
+from rewarddance.objectives.flow import over_rows, require_one_each
 from rewarddance.objectives.preference import in_full_precision
 
 Spread: TypeAlias = Literal["group", "global"]
+
+_AXES = 2
 
 
 def group_advantages(
@@ -37,11 +40,19 @@ def group_advantages(
     Returns:
         Mean 0 in each group, unless clipped. 0 in a group of one, which has nothing to be judged against.
 
+    Raises:
+        UsageError: The floor is not above 0, rewards have no groups, or there is no such spread.
+
     Source:
         arXiv:2505.05470; its released code clips to 5.
         Differs: a floor, where peers add 1e-4: with scores near 1, spread vanishes and theirs makes noise as loud as
         a difference.
     """
+    if spread not in get_args(Spread) or not floor > 0 or rewards.ndim != _AXES:
+        raise UsageError(
+            "advantages want rewards (groups, members), a floor above 0 and a spread of group or global; "
+            f"got shape {tuple(rewards.shape)}, floor {floor}, spread {spread!r}"
+        )
     precise = in_full_precision(rewards)
     centred = precise - precise.mean(1, keepdim=True)
     std = precise.std(1, correction=0, keepdim=True) if spread == "group" else precise.std(correction=0)
@@ -84,9 +95,13 @@ def clipped_ratio_loss(
         clip_range: Width on either side of 1. A log-probability that is a mean over latents wants 1e-3 or less; one
             that is a sum, 0.2 as with language models.
 
+    Raises:
+        UsageError: There is not one of each for every sample.
+
     Source:
         PPO, arXiv:1707.06347, Eq. 7.
     """
+    require_one_each(log_probs, old_log_probs=old_log_probs)
     return clipped_loss(in_full_precision(log_probs) - old_log_probs.detach(), advantages, clip_range)
 
 
@@ -99,7 +114,11 @@ def clipped_loss(
         log_ratios: Log of new over old likelihood.
         advantages: Of the samples.
         clip_range: Width on either side of 1.
+
+    Raises:
+        UsageError: There is not one advantage a ratio.
     """
+    require_one_each(log_ratios, advantages=advantages)
     ratios = log_ratios.exp()
     free = -advantages * ratios
     clipped = -advantages * ratios.clamp(1.0 - clip_range, 1.0 + clip_range)

@@ -51,7 +51,8 @@ def refl_loss(
         return -precise
     judged = precise.detach() if log_odds is None else in_full_precision(log_odds.detach())
     missing = (ceiling - judged) - (precise - precise.detach())
-    return torch.where(judged < ceiling, missing, torch.zeros_like(missing))
+    # A reward that is no number is not above the ceiling: it must not pass for one that teaches nothing.
+    return torch.where(judged >= ceiling, torch.zeros_like(missing), missing)
 
 
 def network_input(latents: Float[Tensor, " batch *latent"], history: History) -> Float[Tensor, " batch *latent"]:

@@ -25,12 +25,13 @@ Source:
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rewarddance.core.errors import UsageError
 from rewarddance.objectives.flow import NoiseLevels, noise_prediction, over_rows, x0_prediction
 from rewarddance.objectives.preference import in_full_precision
 
@@ -52,6 +53,12 @@ class SdeNoise:
 
     schedule: SdeSchedule = "flow"
     level: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(SdeSchedule):
+            raise UsageError(f"there is no noise schedule {self.schedule!r}; choose {', '.join(get_args(SdeSchedule))}")
+        if not 0 <= self.level < math.inf or (self.schedule == "cps" and self.level > 1):
+            raise UsageError(f"the level of {self.schedule} noise is {self.level}; give 0 or more, for cps at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ def sde_step(
     return SdeStep(mean, torch.broadcast_to(std.to(precise), (len(latents),)))
 
 
-def transition_std(sigma: NoiseLevels, next_sigma: NoiseLevels, noise: SdeNoise, sigma_max: float) -> NoiseLevels:
+def transition_std(sigma: NoiseLevels, next_sigma: NoiseLevels, noise: SdeNoise, sigma_max: float) -> Tensor:
     """Standard deviation of the noise that one step adds, step size included.
 
     Args:
@@ -113,7 +120,7 @@ def transition_std(sigma: NoiseLevels, next_sigma: NoiseLevels, noise: SdeNoise,
         noise: Kind and strength.
         sigma_max: Stands in for a `sigma` of 1 where `flow` would divide by 0.
     """
-    level, lower = in_full_precision(sigma), in_full_precision(next_sigma)
+    level, lower = (in_full_precision(torch.as_tensor(one)) for one in (sigma, next_sigma))
     match noise.schedule:
         case "flow":
             distance = 1.0 - torch.where(level >= 1.0, sigma_max, level)
@@ -171,5 +178,11 @@ def log_prob(
 
 
 def reduced(each: Float[Tensor, " batch *latent"], reduce: Reduction) -> Float[Tensor, " batch"]:
-    """Sum or mean over the latents of each row."""
+    """Sum or mean over the latents of each row.
+
+    Raises:
+        UsageError: Neither was asked for.
+    """
+    if reduce not in get_args(Reduction):
+        raise UsageError(f"there is no reduction {reduce!r}; choose mean or sum")
     return each.flatten(1).sum(1) if reduce == "sum" else each.flatten(1).mean(1)
