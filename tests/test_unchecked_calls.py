@@ -52,7 +52,22 @@ from rewarddance.objectives.sde import SdeNoise
 two, rows = torch.zeros(2), torch.zeros(2, 4)
 """
 
+_REWARDS = """
+from rewarddance.training.alignment_start import start_alignment
+from rewarddance.training.reward_signal import RewardSignal, ScorerReward
+from types import SimpleNamespace
+config = SimpleNamespace(makes_references=False)
+"""
+
 CALLS = {
+    "a function among rewards": (
+        _REWARDS + "RewardSignal([len])",
+        "UsageError: builtin_function_or_method is no reward",
+    ),
+    "a reward without its signal": (
+        _REWARDS + "start_alignment(config, None, ScorerReward('own', len), *[None] * 5, False)",
+        "UsageError: ScorerReward is no reward yet; make one with RewardSignal([ScorerReward(name, function)])",
+    ),
     "a table of ratios": (
         _OBJECTIVES + "clipped_ratio_loss(two[:, None], two[:, None], two, 0.2)",
         "UsageError: advantages has shape (2,) where (2, 1) is due, one a sample",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Media, Ranking, Status
     from rewarddance.generators.loading import load_generator
     from rewarddance.lab.base_models import lab_base
+    from rewarddance.lab.generator_weights import lab_generator
     from rewarddance.rewards.loading import load_reward_model
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ _HOMES = {
     "Ranking": "rewarddance.core.types",
     "Status": "rewarddance.core.types",
     "lab_base": "rewarddance.lab.base_models",
+    "lab_generator": "rewarddance.lab.generator_weights",
     "load_generator": "rewarddance.generators.loading",
     "load_reward_model": "rewarddance.rewards.loading",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "Status",
     "__version__",
     "lab_base",
+    "lab_generator",
     "load_generator",
     "load_reward_model",
 ]

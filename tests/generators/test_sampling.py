@@ -6,9 +6,18 @@ import torch
 from torch.distributions import Normal
 
 from rewarddance.core.errors import UsageError
-from rewarddance.generators.sampling import Trajectory, generate, largest_below_one, sample, sample_sde, stochastic_step
+from rewarddance.generators.sampling import (
+    Trajectory,
+    generate,
+    largest_below_one,
+    noise_levels,
+    sample,
+    sample_sde,
+    stochastic_step,
+)
 from rewarddance.objectives.sde import SdeNoise, log_prob
 from tests.generators.conftest import PROMPTS, SEEDS, SIZE, NewGenerator
+from tests.search.gaussian_generator import GaussianGenerator
 from tests.tiny_generators import GENERATOR_FAMILIES, GeneratorFamily
 
 FAMILIES = GENERATOR_FAMILIES
@@ -122,3 +131,37 @@ def test_every_row_needs_a_seed(generator_of: NewGenerator):
 
 def test_the_level_that_stands_in_for_one_is_the_next_below():
     assert largest_below_one(torch.tensor([1.0, 0.75, 0.5, 0.0])) == 0.75
+
+
+class OfAnotherScale(GaussianGenerator):
+    """A generator whose noise levels are not what the protocol says."""
+
+    name = "own"
+
+    def __init__(self, levels: Any) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def sigmas(self, denoising_steps: int, size: Any = None) -> torch.Tensor:
+        return self.levels(denoising_steps)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        lambda steps: torch.linspace(1000, 0, steps + 1),
+        lambda steps: torch.linspace(0, 1, steps + 1),
+        lambda steps: torch.linspace(1, 0, steps + 1)[:-1],
+        lambda steps: torch.linspace(1, 0.1, steps + 1),
+    ],
+    ids=["timesteps", "rising", "as many as steps", "without the end"],
+)
+def test_noise_levels_that_do_not_lead_from_noise_to_a_picture_are_refused(levels: Any):
+    with pytest.raises(UsageError, match="generator 'own' gives"):
+        noise_levels(OfAnotherScale(levels))
+
+
+@pytest.mark.parametrize(("name", "value"), [("denoising_steps", 0), ("denoising_steps", -1), ("batch_size", 0)])
+def test_nothing_is_not_a_number_of_steps_or_pictures(generator_of: NewGenerator, name: str, value: int):
+    with pytest.raises(UsageError, match="at least one"):
+        generate(generator_of("sd3"), PROMPTS, SEEDS, SIZE, **{name: value})

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
-from rewarddance.core.errors import UsageError
+import rewarddance
+from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.lab.base_models import lab_base
 from rewarddance.lab.pretraining import examine
 from rewarddance.rewards.loading import new_reward_model
@@ -41,3 +42,11 @@ def test_copies_of_a_file_tie_exactly_where_their_answers_would_differ_in_the_la
         ranking = model.rank("a red circle", [tmp_path / f"{name}.png", tmp_path / f"{copy}.png"])
         assert ranking.wins == (0.5, 0.5)
         assert ranking.rewards == (0.0, 0.0)
+
+
+def test_the_names_of_the_command_line_are_told_to_python():
+    with pytest.raises(ModelError, match=r"rewarddance\.lab_base\(SIZE\)"):
+        rewarddance.load_reward_model("lab:nano")
+    with pytest.raises(ModelError, match=r"rewarddance\.lab_generator\(\)"):
+        rewarddance.load_generator("lab:drawn")
+    assert rewarddance.lab_generator().name == "drawn"

@@ -399,3 +399,9 @@ def test_a_file_that_is_not_there_is_named_by_a_ranking():
 def test_numbers_that_would_come_out_white_are_refused(images):
     with pytest.raises(UsageError, match="give bytes"):
         pictures(images)
+
+
+@pytest.mark.parametrize("lacking", [{"attempts": 0}, {"concurrency": 0}, {"timeout_seconds": 0.0}])
+def test_a_client_that_would_never_ask_is_refused(lacking: dict[str, Any]):
+    with pytest.raises(UsageError, match="at least one attempt"):
+        ClientSettings(**lacking)

@@ -161,7 +161,10 @@ def _folder(path_or_id: str | Path, revision: str | None) -> Path:
     if folder.is_file():
         raise ModelError(f"{path_or_id} is a file, not a generator's folder; give the folder that holds {_INDEX_NAME}")
     if isinstance(path_or_id, Path) or not _HUB_ID.match(path_or_id) or path_or_id.startswith("."):
-        raise ModelError(f"generator folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME")
+        hint = "; in Python, lab:drawn is rewarddance.lab_generator()" if str(path_or_id).startswith("lab:") else ""
+        raise ModelError(
+            f"generator folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME{hint}"
+        )
     try:
         with _quiet():
             from diffusers import DiffusionPipeline

@@ -5,6 +5,7 @@ Everything is written once against `Generator`; no family has a loop of its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,9 @@ from rewarddance.core.seeding import derive_seed
 from rewarddance.generators.protocol import Conditions, Generator, ImageSize
 from rewarddance.objectives.flow import ode_step
 from rewarddance.objectives.sde import Reduction, SdeNoise, SdeStep, log_prob, sde_step, stochastic_places
+
+_NOISE = 1.0001
+"""With room for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,33 @@ class Trajectory:
     def final(self) -> Float[Tensor, " batch *latent"]:
         """Latents to decode."""
         return self.latents[-1]
+
+
+def noise_levels(
+    generator: Generator, denoising_steps: int | None = None, size: ImageSize | None = None
+) -> Float[Tensor, " steps_and_end"]:
+    """Noise levels of a generator's way; one of one's own may have another scale in mind.
+
+    Args:
+        generator: Whose way.
+        denoising_steps: From noise to picture; None for the generator's own.
+        size: Of the pictures; None for the generator's own.
+
+    Raises:
+        UsageError: There is no step, or the levels do not fall from at most 1 to 0, one more than steps.
+    """
+    steps = generator.default_denoising_steps if denoising_steps is None else denoising_steps
+    if steps < 1:
+        raise UsageError(f"a picture takes at least one denoising step, not {steps}")
+    sigmas = generator.sigmas(steps, size)
+    levels = sigmas.tolist()
+    is_falling = all(higher > lower for higher, lower in pairwise(levels))
+    if len(levels) != steps + 1 or not is_falling or levels[-1] != 0 or levels[0] > _NOISE:
+        raise UsageError(
+            f"generator {generator.name!r} gives {len(levels)} noise levels from {levels[0]:g} to {levels[-1]:g} "
+            f"for {steps} steps; they fall from at most 1, which is noise, to 0, one more than there are steps"
+        )
+    return sigmas
 
 
 @torch.no_grad()
@@ -91,11 +122,13 @@ def generate(
         batch_size: Pictures at once.
 
     Raises:
-        UsageError: Nothing to make, or not one seed a prompt.
+        UsageError: Nothing to make, not one seed a prompt, no picture at once, or noise levels that are none.
     """
     if not prompts or len(seeds) != len(prompts):
         raise UsageError(f"every prompt needs a seed; there are {len(prompts)} prompts and {len(seeds)} seeds")
-    sigmas = generator.sigmas(denoising_steps or generator.default_denoising_steps, size)
+    if batch_size < 1:
+        raise UsageError(f"a batch holds at least one picture, not {batch_size}")
+    sigmas = noise_levels(generator, denoising_steps, size)
     pictures = []
     for first in range(0, len(prompts), batch_size):
         conditions = generator.encode(prompts[first : first + batch_size], size)

@@ -10,7 +10,7 @@ from torch import Tensor
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
 from rewarddance.generators.protocol import Generator, ImageSize
-from rewarddance.generators.sampling import rows_of
+from rewarddance.generators.sampling import noise_levels, rows_of
 from rewarddance.objectives.flow import ode_step
 from rewarddance.search.budget import Meter
 
@@ -37,7 +37,7 @@ class Drawing:
 
     def sigmas(self, generator: Generator) -> Float[Tensor, " steps_and_end"]:
         """Noise levels of the way, which decide what a search costs."""
-        return generator.sigmas(self.denoising_steps or generator.default_denoising_steps, self.size)
+        return noise_levels(generator, self.denoising_steps, self.size)
 
 
 DEFAULT_DRAWING = Drawing()

@@ -54,6 +54,10 @@ class ClientSettings:
     max_back_off_seconds: float = 10.0
     concurrency: int = 16
 
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.concurrency < 1 or not self.timeout_seconds > 0:
+            raise UsageError("a client needs at least one attempt, one request at a time and a timeout above 0")
+
 
 @dataclass(frozen=True, slots=True)
 class _Reply:

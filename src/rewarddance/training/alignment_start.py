@@ -36,7 +36,7 @@ from rewarddance.training.policy_optimizer import PolicyOptimizer
 from rewarddance.training.prompt_draws import PromptDraws
 from rewarddance.training.refl import Refl
 from rewarddance.training.regulariser import Pretraining
-from rewarddance.training.reward_signal import RewardSignal
+from rewarddance.training.reward_signal import RewardSignal, require_reward
 from rewarddance.training.run_folder import RunFolder
 from rewarddance.training.tracking import write_environment
 from rewarddance.training.workbench import ReferenceLookup, Workbench
@@ -63,6 +63,8 @@ def start_alignment(
 ) -> AlignmentRun:
     """Make everything ready; the arguments are those of `align`."""
     _check_possible(config, refresh)
+    if reward is not None:
+        require_reward(reward, RewardSignal)
     folder = RunFolder(config.out)
     folder.check(config, resume)
     if judges is None and guard is None:

@@ -94,8 +94,10 @@ class RewardSignal:
             seed: Decides which reference is picked, where one is picked at random.
 
         Raises:
-            UsageError: No reward, two of one name, or a weight that is 0 or not finite.
+            UsageError: No reward, two of one name, something that is no reward, or a weight that is 0 or not finite.
         """
+        for reward in rewards:
+            require_reward(reward, Reward)
         names = [reward.name for reward in rewards]
         if not names or len(set(names)) < len(names):
             raise UsageError(f"a policy needs rewards with different names; got {', '.join(names) or 'none'}")
@@ -252,6 +254,19 @@ class RewardSignal:
         places = torch.tensor(rows, device=answers.device)
         combined = [combine_references(answers[places == row], self._use) for row in range(len(prompts))]
         return torch.stack(combined).to(pixels.device)
+
+
+def require_reward(given: object, wanted: type) -> None:
+    """Stop at a function or a model where a reward of it is due.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(given, wanted):
+        raise UsageError(
+            f"{type(given).__name__} is no reward yet; make one with RewardSignal([ScorerReward(name, function)]), or "
+            "RewardSignal([reward_from_model(model, name)]), of rewarddance.training.reward_signal"
+        )
 
 
 def refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str], optimizer_step: int) -> None:

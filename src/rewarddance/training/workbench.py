@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.generators.protocol import Conditions, ImageSize
-from rewarddance.generators.sampling import sample
+from rewarddance.generators.sampling import noise_levels, sample
 from rewarddance.training.augmentation import augmented
 from rewarddance.training.policy import Policy
 from rewarddance.training.prompt_draws import PromptDraws
@@ -73,9 +73,7 @@ class Workbench:
     @cached_property
     def sigmas(self) -> Float[Tensor, " steps_and_end"]:
         """Noise levels from noise to picture."""
-        generator = self.policy.generator
-        steps = self.config.sampling.denoising_steps or generator.default_denoising_steps
-        return generator.sigmas(steps, self.size)
+        return noise_levels(self.policy.generator, self.config.sampling.denoising_steps, self.size)
 
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """What the prompts tell the generator."""

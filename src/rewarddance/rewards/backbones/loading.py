@@ -90,7 +90,8 @@ def resolve_folder(path_or_id: str | Path, revision: str | None = None) -> Path:
     if folder.is_file():
         raise ModelError(f"{path_or_id} is a file, not a model folder; give the folder that holds config.json")
     if isinstance(path_or_id, Path) or not HUB_ID.match(path_or_id) or path_or_id.startswith("."):
-        raise ModelError(f"model folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME")
+        hint = "; in Python, lab:SIZE is rewarddance.lab_base(SIZE)" if str(path_or_id).startswith("lab:") else ""
+        raise ModelError(f"model folder {path_or_id} does not exist; give a folder or a hub id like OWNER/NAME{hint}")
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
