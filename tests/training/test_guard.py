@@ -313,12 +313,13 @@ def test_pictures_in_another_range_are_refused(change):
     assert guard.observations == ()
 
 
-def test_pictures_that_are_not_finite_are_no_hacking():
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_pictures_that_are_not_finite_are_no_hacking(broken: float):
     guard = Guard(GuardConfig(), {"redness": lambda pixels, prompts: [0.0] * 24})
     pixels, prompts = pictures(0.2)
     guard.check(0, pixels, prompts, [0.0] * 24)
     with pytest.raises(NonFiniteError, match="pixels that are not finite"):
-        guard.check(10, pixels * torch.nan, prompts, [0.0] * 24)
+        guard.check(10, (pixels + 1) * broken, prompts, [0.0] * 24)
     assert len(guard.verdicts) == 1
 
 
