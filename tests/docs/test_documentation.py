@@ -111,6 +111,11 @@ def test_python_in_the_docs_compiles_and_names_what_exists(page: Path):
                 assert node.attr in rewarddance.__all__, block
 
 
+@pytest.mark.parametrize("block", [one for one in blocks_of(ROOT / "docs/python.md", "python") if "runs/" not in one])
+def test_python_that_needs_no_trained_model_runs_as_written(block: str):
+    exec(block, {"__name__": "as_written"})
+
+
 def test_the_first_screen_shows_the_two_commands():
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
 
