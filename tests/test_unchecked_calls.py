@@ -59,7 +59,29 @@ from types import SimpleNamespace
 config = SimpleNamespace(makes_references=False)
 """
 
+_REFERENCES = """
+import torch
+from rewarddance.training.reward_normalisation import Normalisation
+from rewarddance.training.reward_references import ReferenceUse, reference_pixels, required_references
+"""
+
 CALLS = {
+    "one reference for a list": (
+        _REFERENCES + "required_references(['a'], [torch.rand(3, 8, 8)], 'own')",
+        "UsageError: the prompt 'a' has one reference image as it is; give a list of them, if of one",
+    ),
+    "an array as a reference": (
+        _REFERENCES + "reference_pixels(torch.rand(8, 8, 3).numpy())",
+        "UsageError: ndarray is no image or clip; give a path, the bytes of a file, or a PIL image",
+    ),
+    "a way to combine": (
+        _REFERENCES + "ReferenceUse('max')",
+        "UsageError: there is no way to combine named 'max'; choose mean, random, soft_min, together",
+    ),
+    "what is normalised over": (
+        _REFERENCES + "Normalisation('group')",
+        "UsageError: there is no normalisation over 'group'; choose running or batch",
+    ),
     "a function among rewards": (
         _REWARDS + "RewardSignal([len])",
         "UsageError: builtin_function_or_method is no reward",

@@ -292,7 +292,7 @@ def test_references_are_read_from_tensors_images_and_files(tmp_path):
     image = Image.new("RGB", (8, 8), (51, 51, 51))  # 51 / 255 = 0.2
     image.save(tmp_path / "grey.png")
     path = tmp_path / "grey.png"
-    for reference in (flat(0.2), image, path, Media(path)):
+    for reference in (flat(0.2), image, path, str(path), path.read_bytes(), Media(path)):
         assert against(ReferenceUse(), [(reference,)]) == pytest.approx([0.8])
 
 

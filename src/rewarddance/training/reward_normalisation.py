@@ -11,12 +11,14 @@ Source:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rewarddance.core.errors import CheckpointError, UsageError
+
+Over: TypeAlias = Literal["running", "batch"]
 
 _MOMENTS = ("weight", "mean", "mean_square")
 
@@ -32,11 +34,13 @@ class Normalisation:
         floor: Least standard deviation that is divided by, in the reward's own units (log-odds for a reward model).
     """
 
-    over: Literal["running", "batch"] = "running"
+    over: Over = "running"
     decay: float = 0.99
     floor: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.over not in get_args(Over):
+            raise UsageError(f"there is no normalisation over {self.over!r}; choose {' or '.join(get_args(Over))}")
         if not (0 <= self.decay < 1 and math.isfinite(self.floor) and self.floor > 0):
             raise UsageError("a normalisation needs 0 <= decay < 1 and a floor above 0")
 

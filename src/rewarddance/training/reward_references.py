@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewarddance.core.errors import UsageError
-from rewarddance.core.media import MediaSource, load_image
+from rewarddance.core.media import MediaSource, load_image, refuse_other_sources
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Media
 
@@ -27,8 +27,8 @@ Combine = Literal["mean", "random", "soft_min", "together"]
 """Mean log-odds against all references; against one picked at random; a smooth minimum over all; or the log-odds of one
 question that shows all of them, for a model that has learned that."""
 
-ReferenceImage = Tensor | Image.Image | Media | Path
-"""Pixels (3, height, width) in [0, 1], an image, or where one lies."""
+ReferenceImage = Tensor | MediaSource
+"""Pixels (3, height, width) in [0, 1], an image, its file's bytes, or where it lies."""
 
 _IMAGES_KEPT = 512
 
@@ -46,6 +46,10 @@ class ReferenceUse:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.combine not in get_args(Combine):
+            raise UsageError(
+                f"there is no way to combine named {self.combine!r}; choose {', '.join(get_args(Combine))}"
+            )
         if not 0 < self.temperature < math.inf:
             raise UsageError("the temperature of a soft minimum is above 0")
 
@@ -82,6 +86,7 @@ def reference_pixels(image: ReferenceImage) -> Float[Tensor, "channels height wi
 
     Raises:
         MediaError: A file that cannot be decoded.
+        UsageError: It is no image in any form.
     """
     match image:
         case Tensor():
@@ -90,8 +95,12 @@ def reference_pixels(image: ReferenceImage) -> Float[Tensor, "channels height wi
             return _pixels(image)
         case Media():
             return _file_pixels(image.path, image.path.stat().st_mtime_ns if image.path.is_file() else 0)
+        case bytes():
+            return _pixels(image)
         case _:
-            return _file_pixels(image, image.stat().st_mtime_ns if image.is_file() else 0)
+            refuse_other_sources(image)
+            path = Path(image)
+            return _file_pixels(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 @lru_cache(_IMAGES_KEPT)
@@ -125,12 +134,14 @@ def required_references(
     """The references of every prompt.
 
     Raises:
-        UsageError: There are none, or none for one of the prompts.
+        UsageError: There are none, none for one of the prompts, or one where a list of them is due.
     """
     if references is None or len(references) != len(prompts):
         found = "none" if references is None else f"those of {len(references)}"
         raise UsageError(f"reward {name!r} judges against reference images of {len(prompts)} prompts; got {found}")
     for prompt, own in zip(prompts, references, strict=True):
+        if isinstance(own, Tensor | MediaSource):
+            raise UsageError(f"the prompt {prompt!r} has one reference image as it is; give a list of them, if of one")
         if not own:
             raise UsageError(f"there is no reference image for the prompt {prompt!r}; leave it out or make one")
     return references
