@@ -335,3 +335,8 @@ def test_equal_bytes_have_equal_hashes(tmp_path: Path) -> None:
 def test_an_image_without_a_pixel_is_refused() -> None:
     with pytest.raises(MediaError, match="0 x 3, without a pixel"):
         load_image(Image.new("RGB", (0, 3)))
+
+
+def test_an_image_of_floats_is_refused() -> None:
+    with pytest.raises(MediaError, match="no brightest value"):
+        load_image(Image.new("F", (4, 4), 1.0))

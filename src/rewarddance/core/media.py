@@ -288,6 +288,9 @@ def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        # Pillow would take 1 for nearly black.
+        raise MediaError(f"{name}: floats (mode F) have no brightest value; give an image of 8 or 16 bits")
     try:
         image.load()
         upright = _upright(image)
