@@ -66,6 +66,18 @@ from rewarddance.training.reward_references import ReferenceUse, reference_pixel
 """
 
 CALLS = {
+    "a mapping for the guard's config": (
+        "from rewarddance.training.guard import Guard\nGuard({'smoothing': 2}, {'any': len})",
+        "UsageError: dict is no GuardConfig; GuardConfig(**settings) makes one of a mapping",
+    ),
+    "a mapping for a run of alignment": (
+        "from rewarddance.training.alignment import align\nalign({'out': 'runs/any'})",
+        "UsageError: dict is no AlignConfig; AlignConfig(**settings) makes one of a mapping",
+    ),
+    "a mapping for a run of learning": (
+        "from rewarddance.training.reward_model import train_reward_model\ntrain_reward_model({'out': 'runs/any'})",
+        "UsageError: dict is no TrainConfig; TrainConfig(**settings) makes one of a mapping",
+    ),
     "one reference for a list": (
         _REFERENCES + "required_references(['a'], [torch.rand(3, 8, 8)], 'own')",
         "UsageError: the prompt 'a' has one reference image as it is; give a list of them, if of one",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rewarddance.config.fields import closest_path, key_of_other_kinds, path_of
-from rewarddance.core.errors import ConfigError
+from rewarddance.core.errors import ConfigError, UsageError
 
 Config = TypeVar("Config", bound=BaseModel)
 Tree = dict[str, object]
@@ -43,6 +43,17 @@ def load_config(model_cls: type[Config], path: Path | None, overrides: Sequence[
         return model_cls.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_one_line(model_cls, error)}") from error
+
+
+def require_config(given: object, wanted: type[BaseModel]) -> None:
+    """Stop at a mapping, or another config, where one of these is due.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(given, wanted):
+        name = wanted.__name__
+        raise UsageError(f"{type(given).__name__} is no {name}; {name}(**settings) makes one of a mapping")
 
 
 def dump_config(config: BaseModel) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.loader import require_config
 from rewarddance.core.errors import DataError, MediaError, ModelError, RewardError
 from rewarddance.core.files import locked_folder
 from rewarddance.generators.protocol import Generator
@@ -98,6 +99,7 @@ def align(
         CheckpointError: A checkpoint could not be written, or none of those there is complete.
         NonFiniteError: A loss or gradient was not finite.
     """
+    require_config(config, AlignConfig)
     with full_memory_in_words(advice_for_resume(config)), locked_folder(config.out):
         run = start_alignment(
             config, generator, reward, judges, guard, references, evaluate, refresh_references, resume

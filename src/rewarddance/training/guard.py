@@ -19,6 +19,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 from torch import Tensor
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.config.loader import require_config
 from rewarddance.core.errors import CheckpointError, UsageError
 from rewarddance.training.guard_observation import Features, HeldOutJudge, Observation, Rewards, observe
 from rewarddance.training.guard_verdict import Verdict, first_verdict, next_verdict
@@ -39,8 +40,9 @@ class Guard:
             features: Frozen vision features for diversity; None for a grid of colours and edges.
 
         Raises:
-            UsageError: There is no held-out judge.
+            UsageError: There is no held-out judge, or the config is none.
         """
+        require_config(config, GuardConfig)
         if not held_out_judges:
             raise UsageError("The guard needs a held-out judge. Name a reward model that the policy is not tuned with.")
         self._judges = dict(held_out_judges)

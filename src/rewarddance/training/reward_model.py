@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from rewarddance.config.loader import require_config
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.files import locked_folder
 from rewarddance.core.types import Comparison
@@ -77,6 +78,7 @@ def train_reward_model(
         NonFiniteError: A loss or gradient was not finite.
         DeviceMemoryError: The GPU's memory is full; one process alone has saved the steps that were finished.
     """
+    require_config(config, TrainConfig)
     accelerator = new_accelerator()
     # Of several processes of one run, the main one alone writes files.
     alone = locked_folder(config.out) if accelerator.is_main_process else nullcontext()
