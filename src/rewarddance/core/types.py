@@ -137,9 +137,9 @@ class JudgementRequest:
         """What the candidate is judged against, in order; empty for none."""
         if self.reference_image is None:
             return ()
-        return (
-            tuple(self.reference_image) if isinstance(self.reference_image, tuple | list) else (self.reference_image,)
-        )
+        if isinstance(self.reference_image, tuple | list):
+            return tuple(self.reference_image)
+        return (self.reference_image,)
 
 
 class Status(StrEnum):

@@ -91,12 +91,10 @@ def reference_pixels(image: ReferenceImage) -> Float[Tensor, "channels height wi
     match image:
         case Tensor():
             return image
-        case Image.Image():
+        case Image.Image() | bytes():
             return _pixels(image)
         case Media():
             return _file_pixels(image.path, image.path.stat().st_mtime_ns if image.path.is_file() else 0)
-        case bytes():
-            return _pixels(image)
         case _:
             refuse_other_sources(image)
             path = Path(image)
