@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.errors import UsageError
 from rewarddance.lab import guard_study
 from rewarddance.lab.guard_study import (
     Detectors,
@@ -19,6 +20,7 @@ from rewarddance.lab.guard_study import (
     row_of,
     smallest_fall,
     summary,
+    thresholds_of,
     write_guard_results,
 )
 from rewarddance.training.guard_observation import Observation
@@ -117,29 +119,56 @@ def test_a_recorded_run_is_read_back_as_it_was(hacking, tmp_path: Path):
 
 def test_results_hold_the_runs_that_fixed_the_thresholds_apart_from_those_scored(hacking, healthy, tmp_path: Path):
     folders = [stored(run, tmp_path / name) for name, run in (("hacking", hacking), ("healthy", healthy))]
-    figures = write_guard_results(tmp_path / "guard.json", "refl", DEFAULTS, folders[:1], folders)
+    figures = write_guard_results(tmp_path / "guard.json", folders, thresholds_of(DEFAULTS, folders[:1]))
     content = json.loads((tmp_path / "guard.json").read_text())
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (1, 1)
-    assert [row["run"] for row in content["thresholds"]["refl"]["calibration"]["rows"]] == ["hacking"]
+    assert [row["run"] for row in content["thresholds"]["calibration"]["rows"]] == ["hacking"]
     assert content["by_way"] == {"refl": content["summary"]}
 
 
-def test_runs_of_another_method_join_with_thresholds_of_their_own(hacking, healthy, tmp_path: Path):
+@pytest.fixture
+def two_made_as_now(hacking, healthy, tmp_path: Path, monkeypatch) -> list[Path]:
+    monkeypatch.setattr(guard_study, "evaluated_steps", lambda way: list(hacking.steps))
+    return [stored(run, tmp_path / "first" / name) for name, run in (("one", hacking), ("two", healthy))]
+
+
+def test_further_runs_are_judged_by_the_thresholds_that_the_file_holds(two_made_as_now, hacking, healthy, tmp_path):
     path, strict = tmp_path / "guard.json", Detectors(GuardConfig(minimum_fall=0.2), SpreadConfig())
-    folders = [stored(run, tmp_path / name) for name, run in (("one", hacking), ("two", healthy))]
-    write_guard_results(path, "refl", DEFAULTS, folders[:1], folders)
-    first = json.loads(path.read_text())
+    write_guard_results(path, two_made_as_now, thresholds_of(strict, ()))
+    fixed = json.loads(path.read_text())["thresholds"]
     again = [stored(hacking, tmp_path / "again" / "two"), stored(healthy, tmp_path / "again" / "three")]
-    figures = write_guard_results(path, "flow_grpo", strict, again, again)
+    figures = write_guard_results(path, again)
     content = json.loads(path.read_text())
     assert (figures["hacking_runs"], figures["healthy_runs"]) == (2, 1)
     assert [row["run"] for row in content["rows"]] == ["one", "three", "two"]
-    assert content["thresholds"]["refl"] == first["thresholds"]["refl"]
-    assert content["thresholds"]["flow_grpo"]["guard"]["minimum_fall"] == 0.2
+    assert content["thresholds"] == fixed
+    assert fixed["guard"]["minimum_fall"] == 0.2
+
+
+def test_rows_that_were_judged_by_other_thresholds_do_not_stay(two_made_as_now, tmp_path: Path):
+    path, strict = tmp_path / "guard.json", Detectors(GuardConfig(minimum_fall=0.2), SpreadConfig())
+    write_guard_results(path, two_made_as_now, thresholds_of(DEFAULTS, ()))
+    write_guard_results(path, two_made_as_now[:1], thresholds_of(strict, ()))
+    assert [row["run"] for row in json.loads(path.read_text())["rows"]] == ["one"]
+
+
+def test_rows_of_runs_of_another_length_do_not_stay(two_made_as_now, tmp_path: Path, monkeypatch):
+    path = tmp_path / "guard.json"
+    write_guard_results(path, two_made_as_now, thresholds_of(DEFAULTS, ()))
+    monkeypatch.setattr(guard_study, "evaluated_steps", lambda way: [0, 20, 40])
+    write_guard_results(path, two_made_as_now[:1])
+    assert [row["run"] for row in json.loads(path.read_text())["rows"]] == ["one"]
+
+
+def test_without_thresholds_nothing_is_judged(two_made_as_now, tmp_path: Path):
+    with pytest.raises(UsageError, match="--part thresholds"):
+        write_guard_results(tmp_path / "guard.json", two_made_as_now)
+    assert not (tmp_path / "guard.json").exists()
 
 
 def test_seeds_of_runs_that_are_scored_fix_no_thresholds(hacking, tmp_path: Path):
     assert first_free_seed([stored(hacking, tmp_path / str(seed), seed) for seed in (4, 1)]) == 5
+    assert first_free_seed([]) == 0
 
 
 def test_only_finished_runs_of_the_ways_that_are_asked_for_are_judged(hacking, tmp_path: Path):
@@ -155,17 +184,12 @@ def test_thresholds_are_fixed_on_models_and_a_drawing_that_are_not_scored(tmp_pa
     monkeypatch.setattr(guard_study, "study_data", lambda settings, seed: None)
     monkeypatch.setattr(guard_study, "make_all", lambda make, runs, jobs, on_done: made.extend(runs))
     monkeypatch.setattr(guard_study, "run_alignments", lambda study, on_done: asked.append(study) or [])
-    calibration_runs(tmp_path, "refl", seed=3)
+    calibration_runs(tmp_path, seed=3)
     assert {run.seed for run in made} == {3}
     assert (asked[0].drawing, {cell.seed for cell in asked[0].cells}) == (1, {3})
     assert {cell.way for cell in asked[0].cells} == {"refl", "refl_augmented"}
     assert len(asked[0].cells) == 12
-    made.clear()
-    calibration_runs(tmp_path, "flow_grpo", seed=4)
-    assert sorted({(run.size, run.seed) for run in made}) == [("micro", 4), ("nano", 4), ("nano", 5)]
-    assert {cell.way for cell in asked[1].cells} == {"flow_grpo"}
-    assert len(asked[1].cells) == 9
 
 
 def test_a_method_has_as_many_looks_as_its_longest_runs():
-    assert (looks_of("refl"), looks_of("flow_grpo")) == (8, 6)
+    assert (looks_of("refl"), looks_of("flow_grpo")) == (8, 9)

@@ -16,7 +16,7 @@ _SIZES: dict[str, tuple[_Size, ...]] = dict.fromkeys(("context", "reasoning"), (
 _PARTS: dict[str, tuple[str, ...]] = {
     "alignment": ("guarded", "references", "refl", "refl_augmented", "flow_grpo"),
     "context": ("instructions", "references"),
-    "guard": ("refl", "flow_grpo"),
+    "guard": ("thresholds", "refl", "flow_grpo"),
 }
 
 lab_app = typer.Typer(help="Draw the lab's world, build its base models, run its studies.", no_args_is_help=True)
@@ -120,7 +120,8 @@ def study(
         list[str] | None,
         typer.Option(
             help="Only this part (repeatable): of alignment refl, refl_augmented, flow_grpo, guarded, references; of "
-            "context instructions, references; of guard refl, flow_grpo. What NAME.json holds of the rest stays."
+            "context instructions, references; of guard thresholds, refl, flow_grpo. What NAME.json holds of the "
+            "rest stays."
         ),
     ] = None,
 ) -> None:
@@ -204,28 +205,30 @@ def _alignment_study(out: Path, results: Path, seeds: int, jobs: int, parts: tup
 
 def _guard_study(out: Path, results: Path, seeds: int, jobs: int, parts: tuple[str, ...]) -> None:
     from rewarddance.core.errors import UsageError
+    from rewarddance.lab.alignment import METHODS
     from rewarddance.lab.guard_study import (
-        CALIBRATION,
         calibration_runs,
         finished_runs,
         first_free_seed,
         looks_of,
         read_recorded,
+        thresholds_of,
         write_guard_results,
     )
     from rewarddance.lab.guard_thresholds import fix_thresholds
 
-    scored = {method: finished_runs(out, method) for method in CALIBRATION if method in parts}
-    if not any(scored.values()):
+    finished = {method: finished_runs(out, method) for method in METHODS}
+    scored = [folder for method, folders in finished.items() if method in parts for folder in folders]
+    if not scored and parts != ("thresholds",):
         raise UsageError(f"{out} holds no alignment runs; make them with `rewarddance lab study alignment --out {out}`")
-    for method, folders in scored.items():
-        if not folders:
-            continue
-        seed = max(seeds, first_free_seed(folders))
-        with progress(f"runs of another drawing by {method}, for thresholds", None) as show:
-            calibration = calibration_runs(out, method, seed, jobs, show)
-        detectors = fix_thresholds([read_recorded(folder) for folder in calibration], looks_of(method))
-        print_json(write_guard_results(results / "guard.json", method, detectors, calibration, folders))
+    thresholds = None
+    if "thresholds" in parts:
+        seed = max(seeds, first_free_seed([folder for folders in finished.values() for folder in folders]))
+        with progress("runs of another drawing, for thresholds", None) as show:
+            calibration = calibration_runs(out, seed, jobs, show)
+        detectors = fix_thresholds([read_recorded(folder) for folder in calibration], looks_of("refl"))
+        thresholds = thresholds_of(detectors, calibration)
+    print_json(write_guard_results(results / "guard.json", scored, thresholds))
 
 
 def _search_study(out: Path, results: Path, seeds: int, jobs: int) -> None:

@@ -38,6 +38,7 @@ from rewarddance.training.alignment import AlignmentResult, align
 from rewarddance.training.run_folder import RunFolder
 
 MethodName = Literal["refl", "flow_grpo"]
+METHODS: tuple[MethodName, ...] = ("refl", "flow_grpo")
 
 TRAIN_NAME, HELD_OUT_NAME, WIDE_NAME = "train.txt", "held_out.txt", "held_out_wide.txt"
 GOLD_SAMPLES = 4

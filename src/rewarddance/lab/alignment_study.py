@@ -77,8 +77,9 @@ WAYS: dict[WayName, Way] = {
     "flow_grpo": Way(
         "flow_grpo",
         1.5e-3,
-        48,
+        144,
         batch_size=64,
+        evaluate_every=16,
         held_out=WIDE_NAME,
         evaluation_prompts=79,
         evaluation_samples=4,
@@ -168,6 +169,11 @@ def alignment_cells(
 ) -> tuple[AlignmentCell, ...]:
     """Every run, those of the first seed first, so that a study that is cut short has whole columns."""
     return tuple(AlignmentCell(size, kind, way, seed) for seed, way, size, kind in product(seeds, ways, sizes, kinds))
+
+
+def evaluated_steps(way: WayName) -> list[int]:
+    """Optimizer steps at which runs of this way are evaluated, the base's 0 first."""
+    return list(range(0, WAYS[way].optimizer_steps + 1, WAYS[way].evaluate_every))
 
 
 def run_alignments(study: AlignmentStudy, on_done: Callable[[int], None] | None = None) -> list[Path]:
@@ -291,9 +297,7 @@ def write_alignment_results(
 
 def _is_as_now(row: dict[str, Any]) -> bool:
     """Whether a recorded run was looked at when the study looks."""
-    way = WAYS[row["way"]]
-    steps = [one["optimizer_step"] for one in row["evaluations"]]
-    return steps == list(range(0, way.optimizer_steps + 1, way.evaluate_every))
+    return [one["optimizer_step"] for one in row["evaluations"]] == evaluated_steps(row["way"])
 
 
 def _curves(folder: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 A run hacks when its gold falls, after its peak, by at least 5 % of its rise, and by more than gold moves between two
 evaluations for other reasons. The guard and the paper's signal (reward spread alone) judge the same observations; none
-of them has seen gold. Thresholds of both are fixed on runs of another drawing of the world (`guard_thresholds`): other
-comparisons, prompts, references and seeds, but the same method, as ReFL moves gold by tenths and Flow-GRPO by
-hundredths. The guard as it is without thresholds of the lab's own stands beside them.
+of them has seen gold. Thresholds of both are fixed on runs by ReFL in another drawing of the world
+(`guard_thresholds`), with other comparisons, prompts, references and seeds, and hold for every method. The guard as it
+is without thresholds of the lab's own stands beside them.
 
 Source:
     RewardDance, arXiv:2509.08826, Figures 5 and 6 (reward variance late in training against quality).
@@ -12,7 +12,7 @@ Source:
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise, product
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from rewarddance.config.guard import GuardConfig, SpreadConfig
+from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_json_atomic
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.lab.alignment import GOLD_SAMPLES, MethodName
@@ -30,9 +31,10 @@ from rewarddance.lab.alignment_study import (
     COMPARISONS,
     FINISHED_NAME,
     WAYS,
-    AlignmentCell,
     AlignmentStudy,
     WayName,
+    alignment_cells,
+    evaluated_steps,
     run_alignments,
 )
 from rewarddance.lab.base_models import BaseSize
@@ -56,12 +58,8 @@ FALL_BOUNDS = (0.03, 0.06, 0.12)
 """In gold: runs that hack are also counted by how much they lose, between these."""
 
 CALIBRATION_DRAWING = 1
-CALIBRATION: dict[MethodName, tuple[tuple[BaseSize, int], ...]] = {
-    "refl": (("nano", 1), ("micro", 1)),
-    "flow_grpo": (("nano", 2), ("micro", 1)),
-}
-"""Sizes of reward models that fix thresholds, each with its number of seeds. Few runs by Flow-GRPO hack, most of them
-towards the smallest models: two seeds of those."""
+CALIBRATION_SIZES: tuple[BaseSize, ...] = ("nano", "micro")
+"""Sizes of reward models that fix thresholds."""
 
 _KINDS: tuple[RewardKind, ...] = ("pairwise", "pointwise", "scalar")
 
@@ -116,30 +114,24 @@ def looks_of(method: MethodName) -> int:
 
 
 def calibration_runs(
-    models: Path, method: MethodName, seed: int, jobs: int = 2, on_done: Callable[[int], None] | None = None
+    models: Path, seed: int, jobs: int = 2, on_done: Callable[[int], None] | None = None
 ) -> list[Path]:
-    """Make the runs on which thresholds are fixed: other comparisons, reward models, prompts, references and seeds.
+    """Make the runs on which thresholds are fixed: other comparisons, reward models, prompts, references and a seed.
 
     Args:
-        models: Folder of the runs of `lab study paradigms`; reward models of the new seeds are added to it.
-        method: Of the runs.
-        seed: The first that no run has that the guard is scored on; neither have those behind it.
+        models: Folder of the runs of `lab study paradigms`; reward models of the new seed are added to it.
+        seed: That no run has that the guard is scored on.
         jobs: Runs at a time, one thread each.
         on_done: Called with the number of finished alignment runs.
 
     Returns:
         Folders of the alignment runs.
     """
-    sizes = [(size, seed + nth) for size, count in CALIBRATION[method] for nth in range(count)]
-    seeds = tuple(dict.fromkeys(number for _, number in sizes))
-    settings = StudySettings(models, seeds, jobs=jobs)
-    for number in seeds:
-        study_data(settings, number)
-    rewards = [StudyRun(size, kind, COMPARISONS, number) for (size, number), kind in product(sizes, _KINDS)]
+    settings = StudySettings(models, (seed,), jobs=jobs)
+    study_data(settings, seed)
+    rewards = [StudyRun(size, kind, COMPARISONS, seed) for size, kind in product(CALIBRATION_SIZES, _KINDS)]
     make_all(partial(make_run, settings), rewards, jobs, None)
-    cells = tuple(
-        AlignmentCell(size, kind, way, number) for way, (size, number), kind in product(ways_of(method), sizes, _KINDS)
-    )
+    cells = alignment_cells((seed,), CALIBRATION_SIZES, _KINDS, ways_of("refl"))
     study = AlignmentStudy(models / "alignment", models, cells, drawing=CALIBRATION_DRAWING, jobs=jobs)
     return run_alignments(study, on_done)
 
@@ -156,8 +148,8 @@ def finished_runs(models: Path, method: MethodName) -> list[Path]:
 
 
 def first_free_seed(folders: Sequence[Path]) -> int:
-    """A seed above those of all of these runs."""
-    return 1 + max(int(json.loads((folder / FINISHED_NAME).read_text())["seed"]) for folder in folders)
+    """A seed above those of all of these runs; 0 without any."""
+    return 1 + max((int(json.loads((folder / FINISHED_NAME).read_text())["seed"]) for folder in folders), default=-1)
 
 
 def read_recorded(folder: Path) -> Recorded:
@@ -189,7 +181,8 @@ def judged(run: Recorded, config: GuardConfig | SpreadConfig) -> dict[str, Any]:
 
 
 def row_of(run: Recorded, detectors: Detectors) -> dict[str, Any]:
-    """One row of the results: gold's curve and every detector."""
+    """One row of the results: gold's curve and every detector; the guard is told how many looks such runs have."""
+    looks = looks_of(WAYS[run.way].method)
     return {
         "run": run.name,
         "way": run.way,
@@ -197,7 +190,7 @@ def row_of(run: Recorded, detectors: Detectors) -> dict[str, Any]:
         **asdict(run.curve),
         "peak_step": run.steps[run.curve.peak_index],
         "gold_by_step": dict(zip(run.steps, run.gold, strict=True)),
-        "guard": judged(run, detectors.guard),
+        "guard": judged(run, detectors.guard.model_copy(update={"looks": looks})),
         "guard_defaults": judged(run, GuardConfig()),
         "spread_alone": judged(run, detectors.spread),
     }
@@ -209,7 +202,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Of the runs that were caught, the share of gold's peak that the roll-back keeps, how many optimizer steps the alarm
     comes behind the peak, and how often before it: until then such a run is healthy.
     """
-    hacks = np.array([row["hacks"] for row in rows])
+    hacks = np.array([row["hacks"] for row in rows], dtype=bool)
     return {
         "hacking_runs": int(hacks.sum()),
         "healthy_runs": int((~hacks).sum()),
@@ -235,29 +228,40 @@ def by_fall(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return ranges
 
 
-def write_guard_results(
-    path: Path, method: MethodName, detectors: Detectors, calibration: Sequence[Path], folders: Sequence[Path]
-) -> dict[str, Any]:
-    """Judge recorded runs and write `guard.json`; returns the summary of all runs in it.
-
-    Rows of other runs that the file holds stay, and so do the thresholds of another method.
-
-    Args:
-        path: The file: summary, rows, and for each method its thresholds and the runs on which they were fixed.
-        method: Of the runs.
-        detectors: Fixed on the runs of `calibration`.
-        calibration: Folders of the runs of `calibration_runs`.
-        folders: Folders of the runs that the guard is scored on.
-    """
-    earlier = recorded(path)
-    fixed_on, made = ([row_of(read_recorded(folder), detectors) for folder in runs] for runs in (calibration, folders))
-    kept = earlier.get("rows", ())
-    rows = joined(kept, made, sorted({row["run"] for row in (*kept, *made)}), lambda row: str(row["run"]))
-    thresholds = {
+def thresholds_of(detectors: Detectors, calibration: Sequence[Path]) -> dict[str, Any]:
+    """Thresholds as `guard.json` holds them, with the runs on which they were fixed."""
+    fixed_on = [row_of(read_recorded(folder), detectors) for folder in calibration]
+    return {
         "guard": detectors.guard.model_dump(mode="json"),
         "spread": detectors.spread.model_dump(mode="json"),
         "calibration": {"summary": summary(fixed_on), "rows": fixed_on},
     }
+
+
+def write_guard_results(
+    path: Path, folders: Sequence[Path], thresholds: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Judge recorded runs and write `guard.json`; returns the summary of all runs in it.
+
+    Rows of other runs that the file holds stay, if they were made as runs are made now and judged by these thresholds.
+
+    Args:
+        path: The file: summary, rows, and the thresholds with the runs on which they were fixed.
+        folders: Folders of the runs that the guard is scored on.
+        thresholds: Of `thresholds_of`; None for those that the file holds.
+
+    Raises:
+        UsageError: There are none.
+    """
+    earlier = recorded(path)
+    if thresholds is None and "guard" not in earlier.get("thresholds", ()):
+        raise UsageError(f"{path} holds no thresholds; fix them with `rewarddance lab study guard --part thresholds`")
+    fixed = earlier["thresholds"] if thresholds is None else thresholds
+    detectors = Detectors(GuardConfig.model_validate(fixed["guard"]), SpreadConfig.model_validate(fixed["spread"]))
+    made = [row_of(read_recorded(folder), detectors) for folder in folders]
+    is_judged_alike = all(earlier.get("thresholds", {}).get(name) == fixed[name] for name in ("guard", "spread"))
+    kept = [row for row in earlier.get("rows", ()) if is_judged_alike and _is_as_now(row)]
+    rows = joined(kept, made, sorted({row["run"] for row in (*kept, *made)}), lambda row: str(row["run"]))
     figures = summary(rows)
     content = {
         "study": "guard",
@@ -271,14 +275,19 @@ def write_guard_results(
         },
         "by_fall": by_fall(rows),
         "rows": rows,
-        "thresholds": {**earlier.get("thresholds", {}), method: thresholds},
+        "thresholds": fixed,
     }
     write_json_atomic(path, content)
     return figures
 
 
+def _is_as_now(row: Mapping[str, Any]) -> bool:
+    """Whether a recorded run was looked at when the study looks."""
+    return [int(step) for step in row["gold_by_step"]] == evaluated_steps(row["way"])
+
+
 def _figures(rows: Sequence[dict[str, Any]], hacks: np.ndarray, detector: str) -> dict[str, Any]:
-    alarms = np.array([row[detector]["alarm_step"] is not None for row in rows])
+    alarms = np.array([row[detector]["alarm_step"] is not None for row in rows], dtype=bool)
     confusion = detector_confusion(hacks, alarms)
     caught = [row for row in rows if row["hacks"] and row[detector]["alarm_step"] is not None]
     kept = [row[detector]["kept_share"] for row in caught]
