@@ -88,11 +88,11 @@ CALLS = {
     ),
     "a way to combine": (
         _REFERENCES + "ReferenceUse('max')",
-        "UsageError: there is no way to combine named 'max'; choose mean, random, soft_min, together",
+        "UsageError: there is no way to combine named 'max'; choose one of mean, random, soft_min, together",
     ),
     "what is normalised over": (
         _REFERENCES + "Normalisation('group')",
-        "UsageError: there is no normalisation over 'group'; choose running or batch",
+        "UsageError: there is no normalisation over 'group'; choose one of running, batch",
     ),
     "a function among rewards": (
         _REWARDS + "RewardSignal([len])",
@@ -124,11 +124,11 @@ CALLS = {
     ),
     "a reduction": (
         _OBJECTIVES + "step_kl(rows, rows, torch.ones(2), 'none')",
-        "UsageError: there is no reduction 'none'; choose mean or sum",
+        "UsageError: there is no reduction 'none'; choose one of mean, sum",
     ),
     "a noise schedule": (
         _OBJECTIVES + "SdeNoise('vp')",
-        "UsageError: there is no noise schedule 'vp'; choose flow, dance, cps",
+        "UsageError: there is no noise schedule 'vp'; choose one of flow, dance, cps",
     ),
     "an array as an image": (
         _MEDIA + "load_image(np.zeros((4, 4, 3), np.uint8))",
@@ -138,11 +138,11 @@ CALLS = {
     "nothing as an image": (_MEDIA + "load_image(None)", "UsageError: NoneType is no image or clip; give a path"),
     "an order mode": (
         _JUDGING + "judge_requests(None, [], 'both')",
-        "UsageError: there is no order mode 'both'; choose two or one",
+        "UsageError: there is no order mode 'both'; choose one of two, one",
     ),
     "a reference mode": (
         _JUDGING + "judge_requests(None, [], reference_mode='all')",
-        "UsageError: there is no reference mode 'all'; choose one_by_one or together",
+        "UsageError: there is no reference mode 'all'; choose one of one_by_one, together",
     ),
     "requests that are used up": (
         "from rewarddance.rewards.pairwise import PairwiseModel\n"
@@ -181,11 +181,11 @@ CALLS = {
     "one picture": (_PIXELS + "refuse(batch[0])", "UsageError: pixels of shape (3, 8, 8) are no RGB pictures; give"),
     "way": (
         "from rewarddance.search.verification import Verifier\nVerifier(None, 'tournament')",
-        "UsageError: there is no way to verify named 'tournament'; choose score, round_robin, knock_out",
+        "UsageError: there is no way to verify named 'tournament'; choose one of score, round_robin, knock_out",
     ),
     "potential": (
         "from rewarddance.search.particles import ParticleSettings\nParticleSettings(potential='product')",
-        "UsageError: there is no potential 'product'; choose difference, max, sum",
+        "UsageError: there is no potential 'product'; choose one of difference, max, sum",
     ),
 }
 

@@ -270,7 +270,7 @@ def test_a_manifest_and_a_candidate_exclude_each_other(workplace: Path, capsys: 
 
 
 def test_an_unknown_kind_of_config_names_the_known_ones(capsys: pytest.CaptureFixture[str]):
-    assert "choose from train" in error_of(capsys, "config", "show", "trian", code=2)
+    assert "choose one of train" in error_of(capsys, "config", "show", "trian", code=2)
 
 
 def test_config_show_prints_every_key(capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ import typer
 
 from rewarddance.cli.options import AsJson
 from rewarddance.cli.output import print_json
-from rewarddance.core.errors import UsageError
+from rewarddance.core.choices import require_choice
 
 if TYPE_CHECKING:
     from rewarddance.config.fields import FieldDescription
@@ -31,8 +31,7 @@ def show(
     from rewarddance.config.fields import describe_fields
     from rewarddance.config.kinds import CONFIG_KINDS
 
-    if kind not in CONFIG_KINDS:
-        raise UsageError(f"no config kind {kind!r}; choose from {', '.join(CONFIG_KINDS)}")
+    require_choice("config kind", kind, CONFIG_KINDS)
     fields = describe_fields(CONFIG_KINDS[kind])
     if json:
         print_json([asdict(field) for field in fields])

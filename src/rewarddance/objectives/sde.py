@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import UsageError
 from rewarddance.objectives.flow import NoiseLevels, noise_prediction, over_rows, x0_prediction
 from rewarddance.objectives.preference import in_full_precision
@@ -55,8 +56,7 @@ class SdeNoise:
     level: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(SdeSchedule):
-            raise UsageError(f"there is no noise schedule {self.schedule!r}; choose {', '.join(get_args(SdeSchedule))}")
+        require_choice("noise schedule", self.schedule, get_args(SdeSchedule))
         if not 0 <= self.level < math.inf or (self.schedule == "cps" and self.level > 1):
             raise UsageError(f"the level of {self.schedule} noise is {self.level}; give 0 or more, for cps at most 1")
 
@@ -183,6 +183,5 @@ def reduced(each: Float[Tensor, " batch *latent"], reduce: Reduction) -> Float[T
     Raises:
         UsageError: Neither was asked for.
     """
-    if reduce not in get_args(Reduction):
-        raise UsageError(f"there is no reduction {reduce!r}; choose mean or sum")
+    require_choice("reduction", reduce, get_args(Reduction))
     return each.flatten(1).sum(1) if reduce == "sum" else each.flatten(1).mean(1)

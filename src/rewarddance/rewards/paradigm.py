@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import UsageError
 from rewarddance.objectives.answer_token import answer_log_odds, label_logits, leaked_mass
 from rewarddance.rewards.answers import AnswerTokens
@@ -143,8 +144,8 @@ def refuse_unknown_modes(order_mode: str | None, reference_mode: str | None) -> 
         "reference mode": (reference_mode, get_args(ReferenceMode)),
     }
     for what, (mode, known) in asked.items():
-        if mode is not None and mode not in known:
-            raise UsageError(f"there is no {what} {mode!r}; choose {' or '.join(known)}")
+        if mode is not None:
+            require_choice(what, mode, known)
 
 
 def instruction_for(paradigm: Paradigm, named: str | Path | None) -> Instruction:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.generators.protocol import Generator
@@ -56,8 +57,7 @@ class ParticleSettings:
     def __post_init__(self) -> None:
         if self.particles < 2:
             raise UsageError("resampling needs at least two particles")
-        if self.potential not in get_args(Potential):
-            raise UsageError(f"there is no potential {self.potential!r}; choose {', '.join(get_args(Potential))}")
+        require_choice("potential", self.potential, get_args(Potential))
         if self.strength <= 0 or self.noise.level <= 0:
             raise UsageError("strength and noise of particles are above 0; without them nothing is searched")
         falling = all(higher > lower for higher, lower in pairwise(self.levels))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import UsageError
 from rewarddance.core.media import MediaSource
 from rewarddance.core.types import Judgement, JudgementRequest, Ranking, Status
@@ -59,8 +60,7 @@ class Verifier:
     references: Mapping[str, Sequence[MediaSource]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.way not in get_args(Way):
-            raise UsageError(f"there is no way to verify named {self.way!r}; choose {', '.join(get_args(Way))}")
+        require_choice("way to verify named", self.way, get_args(Way))
         if self.references and self.way != "score":
             raise UsageError("a tournament compares candidates with each other; leave the references out")
 

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 from jaxtyping import Float
 from torch import Tensor
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import CheckpointError, UsageError
 
 Over: TypeAlias = Literal["running", "batch"]
@@ -39,8 +40,7 @@ class Normalisation:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.over not in get_args(Over):
-            raise UsageError(f"there is no normalisation over {self.over!r}; choose {' or '.join(get_args(Over))}")
+        require_choice("normalisation over", self.over, get_args(Over))
         if not (0 <= self.decay < 1 and math.isfinite(self.floor) and self.floor > 0):
             raise UsageError("a normalisation needs 0 <= decay < 1 and a floor above 0")
 

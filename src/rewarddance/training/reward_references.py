@@ -18,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rewarddance.core.choices import require_choice
 from rewarddance.core.errors import UsageError
 from rewarddance.core.media import MediaSource, load_image, refuse_other_sources
 from rewarddance.core.seeding import numpy_rng
@@ -46,10 +47,7 @@ class ReferenceUse:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.combine not in get_args(Combine):
-            raise UsageError(
-                f"there is no way to combine named {self.combine!r}; choose {', '.join(get_args(Combine))}"
-            )
+        require_choice("way to combine named", self.combine, get_args(Combine))
         if not 0 < self.temperature < math.inf:
             raise UsageError("the temperature of a soft minimum is above 0")
 
