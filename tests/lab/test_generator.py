@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from rewarddance.core.errors import CheckpointError, UsageError
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.generators.drawn import load_drawn
 from rewarddance.generators.loading import load_generator
@@ -12,6 +15,7 @@ from rewarddance.lab.gold import judge_picture
 from rewarddance.lab.gold_curves import gold_curves, gold_table
 from rewarddance.lab.prompts import KINDS, parse_prompt, sample_prompt
 from rewarddance.lab.world import CELL, render, sample_scene
+from tests.full_disk import files_end_at
 
 TINY = GeneratorRecipe(pictures=24, batch=4, width=32, layers=1, save_every=2)
 
@@ -57,6 +61,28 @@ def test_pretraining_that_was_stopped_ends_with_the_same_weights(tmp_path):
     resumed = load_drawn(pretrain_generator(TINY, tmp_path / "halves"))
     for ours, theirs in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_pretraining_on_a_full_disk_stops_in_one_line_and_keeps_the_checkpoint_before(tmp_path):
+    def stop(pictures: int) -> None:
+        if pictures == 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_generator(TINY, tmp_path, stop)
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("checkpoint*")}
+    with files_end_at(1000), pytest.raises(CheckpointError, match="make room and run the command again"):
+        pretrain_generator(TINY, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("checkpoint*")} == before != {}
+
+
+def test_pretraining_by_another_recipe_is_not_continued(tmp_path):
+    pretrain_generator(TINY, tmp_path)
+    with pytest.raises(UsageError, match=r"other settings \(pictures, seed\); choose another folder"):
+        pretrain_generator(replace(TINY, pictures=2 * TINY.pictures, seed=1), tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="remove it to begin anew"):
+        pretrain_generator(TINY, tmp_path)
 
 
 def test_held_out_prompts_are_of_every_kind_and_not_trained_on(tmp_path):

@@ -634,7 +634,7 @@ class TooLarge(StandInGenerator):
 
 
 def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_with_room(tmp_path):
-    with pytest.raises(CheckpointError, match=r"make room and continue with --resume") as caught:
+    with pytest.raises(CheckpointError, match=r"make room and continue the run") as caught:
         align(align_config(tmp_path), TooLarge(), reward_of())
     assert f"{tmp_path / 'run' / 'generator'} could not be written" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -39,6 +39,7 @@ from rewarddance.lab.world import (
     sample_scene,
     spoil,
 )
+from rewarddance.training.run_folder import replace_folder
 
 DENOISING_STEPS = 8
 GUIDANCE = 2.0
@@ -117,6 +118,10 @@ def pretrain_generator(recipe: GeneratorRecipe, folder: Path, on_progress: Calla
     """Run or resume the recipe; the finished generator is written to `folder / "model"`.
 
     A checkpoint is written every `save_every` optimizer steps; the data of a step depend on its number alone.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written to; what was written before is intact.
+        UsageError: The folder holds a run by another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = new_generator(recipe)
@@ -125,7 +130,7 @@ def pretrain_generator(recipe: GeneratorRecipe, folder: Path, on_progress: Calla
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    done = read_pretraining(folder, {"model": module, "average": average}, optimizer)
+    done = read_pretraining(folder, {"model": module, "average": average}, optimizer, asdict(recipe))
     total = recipe.pictures // recipe.batch
     started, recent = time.perf_counter(), 1.0
     for step in range(done, total):
@@ -149,12 +154,16 @@ def pretrain_generator(recipe: GeneratorRecipe, folder: Path, on_progress: Calla
             with (folder / "metrics.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
         if (step + 1) % recipe.save_every == 0 or step + 1 == total:
-            write_pretraining(folder, {"model": module, "average": average}, optimizer, step + 1)
+            write_pretraining(folder, {"model": module, "average": average}, optimizer, step + 1, asdict(recipe))
     module.load_state_dict(average.state_dict())
     module.half()  # to ship; loading makes it float32 again
-    generator.save(folder / "model")
     record = json.dumps({"recipe": asdict(recipe), "loss": round(recent, 4)}, indent=1)
-    (folder / "model" / "recipe.json").write_text(record + "\n", encoding="utf-8")
+
+    def save(place: Path) -> None:
+        generator.save(place)
+        (place / "recipe.json").write_text(record + "\n", encoding="utf-8")
+
+    replace_folder(folder / "model", save)
     return folder / "model"
 
 

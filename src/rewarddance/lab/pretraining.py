@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from rewarddance.lab.pretraining_batches import ItemBatch, collate_items
 from rewarddance.lab.pretraining_checkpoint import read_pretraining, write_pretraining
 from rewarddance.lab.pretraining_questions import QUALITIES, corpus, draw_item
 from rewarddance.lab.prompts import COLOURS, SHAPES
+from rewarddance.training.run_folder import replace_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,10 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
     """Run or resume the recipe; the finished base model is written to `folder / "model"`.
 
     A checkpoint is written every `save_every` optimizer steps; the data of a step depend on its number alone.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written to; what was written before is intact.
+        UsageError: The folder holds a run by another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = new_tokenizer(corpus(numpy_rng(settings.seed, "corpus")))
@@ -185,7 +191,7 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     alone = settings.vision_items // settings.batch_items
     total = alone + settings.items // settings.batch_items
-    done = read_pretraining(folder, {"model": model, "heads": heads}, optimizer)
+    done = read_pretraining(folder, {"model": model, "heads": heads}, optimizer, asdict(settings))
     started, recent = time.perf_counter(), dict[str, float]()
     for step, batch in _batches(settings, tokenizer, range(done, total)):
         phase, of = (step, alone) if step < alone else (step - alone, total - alone)
@@ -210,9 +216,9 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
             with (folder / "metrics.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
         if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            write_pretraining(folder, {"model": model, "heads": heads}, optimizer, step + 1)
+            write_pretraining(folder, {"model": model, "heads": heads}, optimizer, step + 1, asdict(settings))
     record = {"settings": asdict(settings), "losses": recent, "exam": examine(model, tokenizer)}
-    save_base(model, tokenizer, folder / "model", record)
+    replace_folder(folder / "model", partial(save_base, model, tokenizer, recipe=record))
     return folder / "model"
 
 

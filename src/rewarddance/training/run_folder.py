@@ -251,7 +251,7 @@ def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise CheckpointError(
-            f"{final} could not be written ({error}); the checkpoints are intact: make room and continue with --resume"
+            f"{final} could not be written ({error}); the checkpoints are intact: make room and continue the run"
         ) from error
     reached(f"{final.name}:written")
     shutil.rmtree(final, ignore_errors=True)
