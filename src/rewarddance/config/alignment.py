@@ -16,6 +16,7 @@ from rewarddance.config.alignment_methods import (
     ReflConfig,
 )
 from rewarddance.config.guard import GuardConfig
+from rewarddance.config.mirrors import Mirrors
 from rewarddance.config.run_directory import RunDirectory
 from rewarddance.config.service import ServiceConfig
 from rewarddance.config.training import Beta, Share
@@ -305,6 +306,10 @@ class AlignConfig(BaseModel):
 
     out: RunDirectory = Path("runs/align")
     """Run directory."""
+
+    mirrors: Mirrors = ()
+    """Trackers that get the figures too: `tensorboard` (files in the run directory), `wandb` (project from the variable
+    WANDB_PROJECT). They come with the extra `track`."""
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "AlignConfig":

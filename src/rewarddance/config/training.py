@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rewarddance.config.mirrors import Mirrors
 from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
 from rewarddance.config.run_directory import RunDirectory
 
@@ -210,6 +211,10 @@ class TrainConfig(BaseModel):
 
     out: RunDirectory = Path("runs/train")
     """Run directory."""
+
+    mirrors: Mirrors = ()
+    """Trackers that get the figures too: `tensorboard` (files in the run directory), `wandb` (project from the variable
+    WANDB_PROJECT). They come with the extra `track`."""
 
     @model_validator(mode="after")
     def _evaluation_is_held_out(self) -> "TrainConfig":

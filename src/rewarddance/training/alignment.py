@@ -7,6 +7,7 @@ Source:
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from rewarddance.training.device_memory import full_memory_in_words
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
 from rewarddance.training.memory_plan import advice_for_resume
+from rewarddance.training.mirrors import open_mirrors, require_mirrors
 from rewarddance.training.pause_points import reached
 from rewarddance.training.reward_signal import RewardSignal
 from rewarddance.training.stop_signal import stop_on_sigterm
@@ -100,6 +102,7 @@ def align(
         NonFiniteError: A loss or gradient was not finite.
     """
     require_config(config, AlignConfig)
+    require_mirrors(config.mirrors)
     with full_memory_in_words(advice_for_resume(config)), locked_folder(config.out):
         run = start_alignment(
             config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
@@ -123,8 +126,13 @@ def _tuned(run: AlignmentRun, on_step: Callable[[AlignmentReport], None] | None)
     resumed_step = -1 if run.saved is None else progress.optimizer_step
     with (
         stop_on_sigterm() as stop,
-        MetricsLog(run.folder.metrics, resumed_step) as metrics,
-        MetricsLog(run.folder.evaluations, run.logged_evaluation) as evaluations,
+        open_mirrors(run.config.mirrors, run.folder.path, resumed_step, run.config) as mirrors,
+        MetricsLog(run.folder.metrics, resumed_step, partial(mirrors.copy, "train")) as metrics,
+        MetricsLog(
+            run.folder.evaluations,
+            run.logged_evaluation,
+            partial(mirrors.copy, "evaluation", pictures_of=run.folder.sample),
+        ) as evaluations,
         MetricsLog(run.folder.observations, run.logged_evaluation) as observations,
         progress_bar("aligning", total, progress.optimizer_step, True) as bar,
     ):

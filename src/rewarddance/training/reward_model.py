@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rewarddance.rewards.protocol import RewardModel
 from rewarddance.training.checkpoints import RunProgress
 from rewarddance.training.device_memory import full_memory_in_words
 from rewarddance.training.learner import new_accelerator
+from rewarddance.training.mirrors import open_mirrors, require_mirrors
 from rewarddance.training.pause_points import reached
 from rewarddance.training.run import Run, StepReport, start_run
 from rewarddance.training.schedule import cosine_with_warmup
@@ -79,6 +81,7 @@ def train_reward_model(
         DeviceMemoryError: The GPU's memory is full; one process alone has saved the steps that were finished.
     """
     require_config(config, TrainConfig)
+    require_mirrors(config.mirrors)
     accelerator = new_accelerator()
     # Of several processes of one run, the main one alone writes files.
     alone = locked_folder(config.out) if accelerator.is_main_process else nullcontext()
@@ -102,7 +105,12 @@ def _learned(run: Run, on_step: Callable[[StepReport], None] | None) -> RunProgr
     is_stopped = False
     with (
         stop_on_sigterm() as stop,
-        MetricsLog(run.folder.metrics if run.is_main else None, progress.optimizer_step) as metrics,
+        open_mirrors(
+            config.mirrors if run.is_main else (), run.folder.path, progress.optimizer_step, config
+        ) as mirrors,
+        MetricsLog(
+            run.folder.metrics if run.is_main else None, progress.optimizer_step, partial(mirrors.copy, "train")
+        ) as metrics,
         progress_bar("training", plan.total_steps, progress.optimizer_step, run.is_main) as bar,
     ):
         batches = run.batches()

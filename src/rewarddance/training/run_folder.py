@@ -23,6 +23,7 @@ _FREE_TO_CHANGE = {
     "out",
     "keep_checkpoints",
     "save_every",
+    "mirrors",
     "sample_prompts",
     "evaluation_batch_size",
     "data.workers",

@@ -12,6 +12,7 @@ from rewarddance.core.errors import UsageError
 _ALWAYS = ("checkpoints", "metrics.jsonl", "environment.json", "changes.jsonl", "adapter")
 _OF_ALIGNMENT = ("generator", "evaluations.jsonl", "observations.jsonl", "samples", "report.html")
 _OF_LEARNING = ("model", "teacher_answers.jsonl")
+_OF_MIRRORS = ("tensorboard", "wandb", "wandb_run_id")
 
 _READ = {
     "generator.path",
@@ -84,6 +85,7 @@ def setting_of(key: str) -> str:
 
 
 def _written(config: object) -> tuple[str, ...]:
+    always = (*_ALWAYS, *_OF_MIRRORS) if getattr(config, "mirrors", ()) else _ALWAYS
     if not isinstance(config, AlignConfig):
-        return (*_ALWAYS, *_OF_LEARNING)
-    return (*_ALWAYS, *_OF_ALIGNMENT, *(("references",) if config.makes_references else ()))
+        return (*always, *_OF_LEARNING)
+    return (*always, *_OF_ALIGNMENT, *(("references",) if config.makes_references else ()))

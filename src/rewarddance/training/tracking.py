@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -34,17 +34,21 @@ _GIT_TIMEOUT_SECONDS = 5
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, each with its `optimizer_step`; readable while the run goes on."""
 
-    def __init__(self, path: Path | None, resumed_step: int) -> None:
+    def __init__(
+        self, path: Path | None, resumed_step: int, copy: Callable[[Mapping[str, object]], None] | None = None
+    ) -> None:
         """Open the log to continue after a step.
 
         Args:
             path: The file, made if it is missing; None for a process that writes nothing.
             resumed_step: Lines of later steps, and a line that a kill cut short, are removed: they will come again.
+            copy: Told every line once it is written.
         """
         if path is not None and path.exists():
             write_text_atomic(path, "".join(_lines_up_to(path, resumed_step)))
         self._path = path or Path()
         self._file = None if path is None else path.open("a", encoding="utf-8")
+        self._copy = copy
 
     def write(self, row: Mapping[str, object]) -> None:
         """Add a line and hand it to the operating system at once."""
@@ -52,6 +56,8 @@ class MetricsLog:
             with errors_named(self._path):
                 self._file.write(json.dumps(row, allow_nan=False) + "\n")
                 self._file.flush()
+            if self._copy is not None:
+                self._copy(row)
 
     def sync(self) -> None:
         """Bring the file to the disk: no checkpoint may know of steps that the log has lost."""
