@@ -86,6 +86,15 @@ def test_a_service_is_told_the_request_fields_of_its_config(folder, server):
     assert not any("max_tokens" in body for body in server.bodies)
 
 
+def test_a_served_model_that_never_saw_sets_is_said_not_to_know_them(folder, server, caplog):
+    asked = config(folder, server)
+    configured_reward(asked)
+    assert "data.reference_sets" not in caplog.text
+    together = asked.references.model_copy(update={"combine": "together"})
+    configured_reward(asked.model_copy(update={"references": together}))
+    assert "has not learned several reference images in one question (data.reference_sets)" in caplog.text
+
+
 def test_a_served_reward_that_fails_stops_the_step_without_a_number(folder, server):
     server.lasting_mood = "no_log_probabilities"
     model = reward_models(config(folder, server))[0]

@@ -85,16 +85,16 @@ def configured_reward(
     rewards: list[Reward] = []
     for model, name, reward in zip(loaded, names, config.rewards, strict=True):
         criteria = _criteria(reward.instruction)
+        if config.references.combine == "together" and model.kind == "pairwise" and not _knows_sets(model):
+            _log.warning(
+                "%s has not learned several reference images in one question (data.reference_sets); "
+                "references.combine mean asks about one by one",
+                name,
+            )
         if isinstance(model, RemoteRewardModel):
             rewards.append(served_reward(model, name, reward.weight, criteria))
         else:
             is_checkpointed = config.generator.gradient_checkpointing
-            if config.references.combine == "together" and model.kind == "pairwise" and not _knows_sets(model):
-                _log.warning(
-                    "%s has not learned several reference images in one question (data.reference_sets); "
-                    "references.combine mean asks about one by one",
-                    name,
-                )
             rewards.append(reward_from_model(model, name, reward.weight, criteria, is_checkpointed))
     return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
 
@@ -356,7 +356,7 @@ def worst_references(store: ReferenceStore, count: int) -> ReferenceLookup:
 
 def _knows_sets(model: object) -> bool:
     """Whether a model has learned to look at several reference images in one question."""
-    return isinstance(model, Paradigm) and model.record.reference_mode == "together"
+    return isinstance(model, Paradigm | RemoteRewardModel) and model.record.reference_mode == "together"
 
 
 def _use(settings: ReferencesConfig) -> ReferenceUse:
