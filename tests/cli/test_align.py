@@ -188,6 +188,39 @@ def test_references_of_a_policy_that_will_not_be_are_forgotten(recipe: Recipe, i
     assert marker.is_file() != is_changed
 
 
+def test_new_references_are_of_prompts_to_come_and_a_run_resumed_between_two_ends_alike(recipe: Recipe, tmp_path: Path):
+    (tmp_path / "train.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS[:2]))
+    (tmp_path / "held_out.txt").write_text(f"{PROMPTS[2]}\n")
+    recipe.tree["references"] |= {"refresh_every": 2}
+    recipe.tree |= {"prompts": {"train": str(tmp_path / "train.txt"), "held_out": str(tmp_path / "held_out.txt")}}
+    recipe.tree |= {"optimizer_steps": 6, "batch_size": 1, "evaluation_prompts": 1, "keep_checkpoints": 3}
+    path = recipe.write()
+    assert run("align", path) == 0
+    # Of two prompts, each is drawn in any two steps; the held-out one is not drawn at all.
+    made = sorted((recipe.out / "references").iterdir())
+    assert [place.name for place in made] == ["generation-0002", "generation-0004"]
+    for place in made:
+        assert {row["prompt"] for row in rows_of(place / "rows.jsonl")} == set(PROMPTS[:2])
+    before = weights_of(recipe.out / "generator")
+    for name in ("checkpoints/step-00000004", "checkpoints/step-00000006", "generator"):
+        shutil.rmtree(recipe.out / name)
+    shutil.rmtree(made[1])
+    assert run("align", path, "--resume") == 0
+    assert weights_of(recipe.out / "generator") == before
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_new_references_for_a_reward_that_compares_with_none_are_refused(
+    recipe: Recipe, judge: Path, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
+    recipe.tree["references"] |= {"refresh_every": 1}
+    path = recipe.write(rewards=[{"model": str(tmp_path / "pointwise")}])
+    message = error_of(capsys, "align", path, *words, code=2)
+    assert "references.refresh_every makes new reference images, and no reward compares with any" in message
+    assert not recipe.out.exists()
+
+
 def test_gold_stands_beside_a_run_of_the_labs_generator(recipe: Recipe, judge: Path, tmp_path: Path):
     new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
     foreign, own = tmp_path / "foreign.txt", tmp_path / "own.txt"

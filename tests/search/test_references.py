@@ -222,14 +222,14 @@ def test_the_policy_makes_a_generation_of_its_own_and_a_resumed_run_reads_it(tmp
     refresh = reference_refresher(
         judge, [CAT], tmp_path / "run", settings, lambda generator: pictures_of(generator, denoising_steps=2)
     )
-    first = refresh(policy, 100)
-    assert refresh(policy, 100).rows == first.rows
+    first = refresh(policy, 100, ["a cat"])
+    assert refresh(policy, 100, ["a cat"]).rows == first.rows
     assert judge.prompts == ["a cat"]
     assert first.generation == 100
     assert first.settings["generator"] == "g, tuned for 100 optimizer steps"
     made = generate(policy, ["a cat"], [first.rows[0].candidates[0].seed], denoising_steps=2)
     assert level(first.best("a cat")[0].path) == pytest.approx(255 * made.mean().item(), abs=0.5)
-    second = refresh(policy, 200)
+    second = refresh(policy, 200, ["a cat"])
     assert {one.seed for one in first.rows[0].candidates}.isdisjoint(one.seed for one in second.rows[0].candidates)
 
 
@@ -240,12 +240,12 @@ def test_references_that_a_policy_made_on_its_way_are_not_made_again_by_a_later_
     refresh = reference_refresher(
         Brighter(), [CAT], tmp_path / "run", settings, lambda generator: pictures_of(generator, denoising_steps=2)
     )
-    (picture,) = refresh(policy, 100).best("a cat")
+    (picture,) = refresh(policy, 100, ["a cat"]).best("a cat")
     picture.path.unlink()
     if not is_gone:
         Image.new("RGB", (8, 8)).save(picture.path)
     with pytest.raises(DataError, match=f"{picture.path.name} is"):
-        refresh(policy, 100)
+        refresh(policy, 100, ["a cat"])
 
 
 def test_a_policy_s_references_without_some_answers_stop_the_run_until_the_judge_is_back(tmp_path: Path):
@@ -257,9 +257,9 @@ def test_a_policy_s_references_without_some_answers_stop_the_run_until_the_judge
         judge, [CAT, DOG], tmp_path / "run", settings, lambda generator: pictures_of(generator, denoising_steps=2)
     )
     with pytest.raises(ModelError, match="no answer for 1 of 2 prompts; resume the run"):
-        refresh(policy, 100)
+        refresh(policy, 100, ["a cat", "a dog"])
     is_back = True
-    assert refresh(policy, 100).lacking(["a cat", "a dog"]) == ()
+    assert refresh(policy, 100, ["a cat", "a dog"]).lacking(["a cat", "a dog"]) == ()
     assert judge.prompts == ["a cat", "a dog", "a dog"]
 
 

@@ -19,12 +19,14 @@ import torch
 
 from rewarddance.config.guard import GuardConfig
 from rewarddance.training.alignment import align
+from rewarddance.training.alignment_run import AlignmentRun
 from rewarddance.training.guard import Guard
 from rewarddance.training.pause_points import PAUSE_VARIABLE
 from rewarddance.training.policy import Policy
-from rewarddance.training.reward_signal import RewardSignal
+from rewarddance.training.reward_signal import ModelReward, RewardSignal
 from tests.training.stand_in_generator import (
     AT_ONCE,
+    SIDE,
     StandInGenerator,
     align_config,
     darkness,
@@ -32,6 +34,14 @@ from tests.training.stand_in_generator import (
     redness,
     rows_of,
 )
+
+
+class RedderThan:
+    """A reward model that compares with a reference image."""
+
+    def reward(self, pixels, prompts, references, *_):
+        # Not a difference alone, whose gradient would forget the reference.
+        return torch.tanh(redness(pixels, prompts) - redness(torch.stack(list(references)), prompts))
 
 
 class MeanReferences:
@@ -93,13 +103,14 @@ def _align(story, out, resume, point):
             "samples_every": 4,
             "evaluation_prompts": 2,
         }
-        rewards = [pixel_reward("red", redness), pixel_reward("dark", darkness, 0.5)]
+        rewards = [ModelReward("red", RedderThan()), pixel_reward("dark", darkness, 0.5)]
         align(
             align_config(out, story["method"], **settings),
             StandInGenerator(),
             RewardSignal(rewards, patience=AT_ONCE),
             guard=Guard(GuardConfig(), {"dark": lambda pixels, prompts: darkness(pixels, prompts).tolist()}),
-            refresh_references=lambda generator, step: _painted(out, generator, step),
+            references=lambda prompts: [(torch.zeros(3, SIDE, SIDE),)] * len(prompts),
+            refresh_references=lambda generator, step, prompts: _painted(out, generator, step),
             resume=resume,
         )
     except BaseException:
@@ -127,6 +138,17 @@ def _switch_off(mutant):
         RewardSignal.load_state_dict = lambda self, state: None
     if mutant == "guard forgotten":
         Guard.load_state_dict = lambda self, state: None
+    if mutant == "references forgotten":
+        AlignmentRun.restore = _with_first_references(AlignmentRun.restore)
+
+
+def _with_first_references(restore):
+    def forgetful(run):
+        first = run.bench.references
+        restore(run)
+        run.bench.references = first
+
+    return forgetful
 
 
 def _digest(run: Path) -> str:

@@ -30,6 +30,7 @@ from rewarddance.training.alignment_inputs import configured_judges, diversity_f
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import Observation
 from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.prompt_draws import PromptDraws
 from rewarddance.training.regulariser import Pretraining
 from rewarddance.training.reward_signal import Patience, RewardSignal, ScorerReward
 from tests.full_disk import files_end_at
@@ -383,6 +384,13 @@ def test_the_pull_has_a_limit(tmp_path):
     assert pulls == [3.0, 9.0, 27.0, 27.0, 27.0]
 
 
+PROMPTS = ("a red thing", "a blue thing", "a small green thing", "a small red thing")
+
+
+def white_references(prompts):
+    return [[torch.ones(3, 8, 8)]] * len(prompts)
+
+
 class References:
     """A store with one reference picture, which knows the step at which it was made, but none for some prompts."""
 
@@ -403,7 +411,7 @@ class References:
 def test_references_are_made_anew_by_the_running_mean_of_the_policy(tmp_path):
     made = []
 
-    def refresh(generator, step):
+    def refresh(generator, step, prompts):
         made.append((step, trained(generator).clone()))
         return References(step)
 
@@ -415,10 +423,27 @@ def test_references_are_made_anew_by_the_running_mean_of_the_policy(tmp_path):
     assert not torch.equal(made[-1][1], trained(generator))
 
 
+def test_references_are_made_anew_only_of_prompts_that_are_drawn_before_the_next(tmp_path):
+    asked = []
+
+    def refresh(generator, step, prompts):
+        asked.append(prompts)
+        return References(step, without={*PROMPTS} - {*prompts} | {"a small thing"})
+
+    (tmp_path / "held_out.txt").write_text("a small thing\n", encoding="utf-8")
+    prompts = {"train": str(tmp_path / "prompts.txt"), "held_out": str(tmp_path / "held_out.txt")}
+    config = align_config(tmp_path, references={"refresh_every": 2}, prompts=prompts, batch_size=1, optimizer_steps=5)
+    reward = RewardSignal([replace(pixel_reward("redness", redness), needs_references=True)])
+    align(config, StandInGenerator(), reward, references=white_references, refresh_references=refresh)
+    draws = PromptDraws(config.seed, PROMPTS, 1)
+    # After step 2, for steps 3 and 4; after step 4, for the last.
+    assert asked == [draws.drawn(2, 2), draws.drawn(4, 1)]
+
+
 def test_the_guard_has_references_made_anew(tmp_path):
     steps = []
 
-    def refresh(generator, step):
+    def refresh(generator, step, prompts):
         steps.append(step)
         return References(step)
 
@@ -435,7 +460,7 @@ def test_the_guard_has_references_made_anew(tmp_path):
 def test_at_the_end_of_a_run_the_guard_has_no_references_made(tmp_path):
     config = align_config(tmp_path, optimizer_steps=2)
     guard, steps = ScriptedGuard("refresh_references"), []
-    align(config, StandInGenerator(), reward_of(), guard=guard, refresh_references=lambda _, step: steps.append(step))
+    align(config, StandInGenerator(), reward_of(), guard=guard, refresh_references=lambda *_: steps.append(2))
     assert steps == []
 
 
@@ -444,7 +469,7 @@ def test_at_the_end_of_a_run_the_guard_has_no_references_made(tmp_path):
 def test_a_run_without_some_of_its_new_references_saves_and_can_be_resumed(tmp_path, by, outage):
     answers = [outage]
 
-    def refresh(generator, step):
+    def refresh(generator, step, prompts):
         answer = answers.pop() if answers else References(step)
         if isinstance(answer, Exception):
             raise answer
@@ -782,7 +807,7 @@ def test_a_resumed_run_forgets_pictures_of_moments_that_come_again(tmp_path):
 
 
 def test_an_evaluation_is_judged_against_the_first_references_whatever_is_made_later(tmp_path):
-    def refresh(generator, optimizer_step):
+    def refresh(generator, optimizer_step, prompts):
         return References(0.0)
 
     config = align_config(tmp_path, references={"refresh_every": 2})

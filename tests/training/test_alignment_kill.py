@@ -31,6 +31,7 @@ MUTANTS = {
     "averages forgotten": ("diffusion_nft", "step:after-update#3"),
     "reward statistics forgotten": ("refl", "step:after-update#3"),
     "guard forgotten": ("refl", "step:after-update#6"),
+    "references forgotten": ("refl", "step:after-update#6"),
 }
 
 
@@ -51,7 +52,9 @@ def _stories():
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVER.parents[2])}
+    root = DRIVER.parents[2]
+    # The source of these tests, also where another one is installed.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(root), str(root / "src")))}
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(folder)],
         input=json.dumps(_stories()),

@@ -61,6 +61,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     ):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
+    from rewarddance.training.new_references import require_use_of_new_references
     from rewarddance.training.regulariser import pretraining_pictures
     from rewarddance.training.run_folder import RunFolder
 
@@ -77,6 +78,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     prompts = tuple(dict.fromkeys((*training, *evaluated)))
     rewards = load.reward_models(found)
     reward = load.configured_reward(found, rewards)
+    require_use_of_new_references(found, reward.needs_references)
     judges = load.judge_models(found)
     references = load.configured_references(found, prompts, load.shows_references(reward, judges))
     return AlignInputs(
@@ -84,7 +86,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         reward=reward,
         judges=load.configured_judges(found, references, judges),
         references=references,
-        refresh_references=_refresher(found, rewards[0], prompts) if config.makes_references else None,
+        refresh_references=_refresher(found, rewards[0], training) if config.makes_references else None,
         extra_curves=_gold(config, evaluated),
     )
 

@@ -133,7 +133,8 @@ class ReferencesConfig(BaseModel):
     """Which of the kept pictures: the best, or for an ablation the worst, best or worst first."""
 
     refresh_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps after which references are made anew by a running mean of the policy; null keeps the first. A
+    """Optimizer steps after which references are made anew by a running mean of the policy, of the prompts that are
+    drawn until then; null keeps the first. A reward must compare with them, or `pretraining_data` be `references`. A
     service that leaves a judgement of them without an answer stops the run, and --resume asks again."""
 
     ema_decay: float = Field(default=0.95, ge=0, lt=1)

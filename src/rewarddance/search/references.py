@@ -133,29 +133,31 @@ def reference_refresher(
     folder: Path,
     settings: TournamentSettings,
     pictures: Callable[[Generator], Generate],
-) -> Callable[[Generator, int], ReferenceStore]:
+) -> Callable[[Generator, int, Sequence[str]], ReferenceStore]:
     """What a trainer calls to have references made by the policy as it is now.
 
     Args:
         model: Judges the candidates.
-        prompts: Those of the training.
+        prompts: Those of the training, of which some are asked for.
         folder: Of this run alone: the generations of two runs must not meet.
         settings: As for the first references; `generator` names the one that the run began with.
         pictures: Turns the policy into a function that makes pictures; see `pictures_of`.
 
     Returns:
-        A function of the policy and the optimizer step, which numbers the generation. Called again for a step, as by
-        a run that was killed and resumed, it goes on with what is there, or reads it when it is finished. It raises
-        `ModelError` while judgements have no answer, and `DataError` where pictures of a finished generation are gone
-        or changed: a later policy must not make up for either.
+        A function of the policy, of the optimizer step, which numbers the generation, and of the prompts that need
+        references. Called again for a step, as by a run that was killed and resumed, it goes on with what is there, or
+        reads it when it is finished. It raises `ModelError` while judgements have no answer, and `DataError` where
+        pictures of a finished generation are gone or changed: a later policy must not make up for either.
     """
+    items = {item.prompt: item for item in prompts}
 
-    def refresh(generator: Generator, optimizer_step: int) -> ReferenceStore:
+    def refresh(generator: Generator, optimizer_step: int, asked: Sequence[str]) -> ReferenceStore:
         label = f"{settings.generator}, tuned for {optimizer_step} optimizer steps"
         own = replace(settings, generator=label)
         if optimizer_step in finished_generations(folder):
             _refuse_other_pictures(ReferenceStore.open(folder, optimizer_step))
-        made = make_references(pictures(generator), model, prompts, folder, own, optimizer_step)
+        chosen = [items[prompt] for prompt in asked]
+        made = make_references(pictures(generator), model, chosen, folder, own, optimizer_step)
         if made.unanswered:
             raise ModelError(
                 f"the judge of new reference images gave no answer for {len(made.unanswered)} of {made.prompts} "

@@ -28,6 +28,7 @@ from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved, refuse_large_shifts
 from rewarddance.training.guard_observation import Features, HeldOutJudge
+from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.regulariser import pretraining_pictures
 from rewarddance.training.reward_signal import (
     ReferenceImage,
@@ -148,8 +149,8 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         prompts: All that the run will ask for.
 
     Raises:
-        UsageError: Criteria are unknown, a judge is a reward, a shift is as large as the pictures, or references are
-            needed and there are none, or none for some prompt.
+        UsageError: Criteria are unknown, a judge is a reward, a shift is as large as the pictures, references would be
+            made anew for nobody, or are needed and there are none, or none for some prompt.
         DataError: The references or the pre-training pictures cannot be used.
         ModelError: What is stored of a model cannot be read.
     """
@@ -158,8 +159,9 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         if typed is not None:
             load_instruction(instruction_argument(typed))
     models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
-    is_pairwise = any(_stored_kind(model) == "pairwise" for model in models)
-    configured_references(config, prompts, config.references.folder is not None or is_pairwise)
+    is_pairwise = [_stored_kind(model) == "pairwise" for model in models]
+    require_use_of_new_references(config, any(is_pairwise[: len(config.rewards)]))
+    configured_references(config, prompts, config.references.folder is not None or any(is_pairwise))
     height, width = config.sampling.height, config.sampling.width
     if height is not None and width is not None:
         refuse_large_shifts(config, ImageSize(height, width))

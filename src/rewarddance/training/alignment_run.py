@@ -17,6 +17,7 @@ from rewarddance.training.checkpoints import complete_at, newest_complete, save_
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.method import Method
+from rewarddance.training.new_references import has_passed, prompts_to_renew
 from rewarddance.training.optimizer_state import optimizer_tensors, restore_optimizer
 from rewarddance.training.pause_points import reached
 from rewarddance.training.policy_optimizer import PolicyOptimizer, UpdateFigures
@@ -28,8 +29,9 @@ from rewarddance.training.workbench import LossPart, Workbench
 ExtraCurves = Callable[[Generator, int], Mapping[str, float]]
 """Figures that only the caller can measure (such as gold), of the policy after so many optimizer steps."""
 
-RefreshReferences = Callable[[Generator, int], MadeReferences]
-"""Reference images by the policy after so many steps; called again for a step, it reads what was made."""
+RefreshReferences = Callable[[Generator, int, Sequence[str]], MadeReferences]
+"""Reference images by the policy after so many steps, of these prompts; called again for a step, it reads what it
+made."""
 
 MEAN_POLICY = "ema"
 _HARDER_PULL, _HARDEST_PULL = 3.0, 27.0
@@ -217,7 +219,7 @@ class AlignmentRun:
         self.bench.pull = progress.pull
         if progress.references is not None and self.refresh is not None:
             # Only read: they were finished before the checkpoint was written.
-            store = self.refresh(self.generator, progress.references)
+            store = self.refresh(self.generator, progress.references, self._drawn_from(progress.references))
             self.bench.references = stored_references(store, self.config.references.count)
         self.folder.forget_samples_after(progress.optimizer_step)
         self.progress = self.saved = progress
@@ -243,8 +245,7 @@ class AlignmentRun:
         return step >= self.config.optimizer_steps or self._has_passed(step, every)
 
     def _has_passed(self, step: int, every: int) -> bool:
-        before = max(0, step - self.method.updates_per_rollout)
-        return step // every > before // every
+        return has_passed(step, every, self.method.updates_per_rollout)
 
     def _acted(self, progress: AlignmentProgress, verdict: Verdict) -> AlignmentProgress:
         """After the guard's verdict and what it asks for."""
@@ -270,15 +271,17 @@ class AlignmentRun:
             return self._with_new_references(progress)
         return progress
 
+    def _drawn_from(self, optimizer_step: int) -> tuple[str, ...]:
+        return prompts_to_renew(self.config, self.bench.draws, optimizer_step, self.method.updates_per_rollout)
+
     def _with_new_references(self, progress: AlignmentProgress) -> AlignmentProgress:
         if self.is_over(progress):
             return progress  # nobody would be judged against them
         if self.refresh is None:
             raise UsageError("the guard asks for new reference images, and nobody was given to make them")
-        policy = self.bench.policy
+        policy, prompts = self.bench.policy, self._drawn_from(progress.optimizer_step)
         with policy.using(MEAN_POLICY), policy.precision():
-            store = self.refresh(self.generator, progress.optimizer_step)
-        prompts = tuple(dict.fromkeys((*self.bench.draws.prompts, *self.evaluation.prompts)))
+            store = self.refresh(self.generator, progress.optimizer_step, prompts)
         if lacking := store.lacking(prompts):
             raise RewardError(_lacking(store, lacking, len(prompts), progress.optimizer_step))
         self.bench.references = stored_references(store, self.config.references.count)

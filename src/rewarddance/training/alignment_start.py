@@ -31,6 +31,7 @@ from rewarddance.training.flow_grpo import FlowGrpo
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
 from rewarddance.training.method import Method
+from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.policy import Policy
 from rewarddance.training.policy_optimizer import PolicyOptimizer
 from rewarddance.training.prompt_draws import PromptDraws
@@ -71,7 +72,7 @@ def start_alignment(
         require_other_judges(config)
     prompts = training_prompts(config)
     fixed = evaluation_prompts(config, prompts)
-    reward = reward or configured_reward(config)
+    reward = reward or _read_reward(config)
     if isinstance(config.method, ReflConfig | DraftConfig) and not reward.is_differentiable:
         raise UsageError(
             f"method {config.method.name} climbs the reward's gradient, and a reward has none; "
@@ -115,6 +116,13 @@ def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> N
         raise UsageError(
             "new reference images are asked for, and nobody was given to make them; pass refresh_references"
         )
+
+
+def _read_reward(config: AlignConfig) -> RewardSignal:
+    """That of the config. Only it must have a use for new references: a caller's own may know another way to them."""
+    reward = configured_reward(config)
+    require_use_of_new_references(config, reward.needs_references)
+    return reward
 
 
 def _check_steps(bench: Workbench) -> None:

@@ -52,7 +52,23 @@ class PromptDraws:
         cuts = [slice(first, first + self._batch_size) for first in range(0, count, self._batch_size)]
         return tuple(Draw(tuple(asked[cut]), tuple(seeds[cut]), tuple(firsts[cut])) for cut in cuts)
 
+    def drawn(self, first_batch: int, batches: int, group_size: int = 1) -> tuple[str, ...]:
+        """The prompts of consecutive batches, each once, in the order in which they come; arguments as in `draws`."""
+        start, count = first_batch * self._batch_size, batches * self._batch_size
+        number, end = start // group_size, -(-(start + count) // group_size)
+        found: dict[str, None] = {}
+        while number < end and len(found) < len(self.prompts):
+            epoch, place = divmod(number, len(self.prompts))
+            order = self._order(epoch)[place : place + end - number]
+            found |= dict.fromkeys(self.prompts[one] for one in order)
+            number += len(order)
+        return tuple(found)
+
     def _prompt(self, number: int) -> str:
         epoch, place = divmod(number, len(self.prompts))
-        order = numpy_rng(self._seed, "prompts", epoch).permutation(len(self.prompts))
-        return self.prompts[int(order[place])]
+        return self.prompts[self._order(epoch)[place]]
+
+    def _order(self, epoch: int) -> list[int]:
+        """Places of the prompts as they come when all have been seen so many times."""
+        order: list[int] = numpy_rng(self._seed, "prompts", epoch).permutation(len(self.prompts)).tolist()
+        return order
