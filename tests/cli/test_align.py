@@ -221,6 +221,28 @@ def test_new_references_for_a_reward_that_compares_with_none_are_refused(
     assert not recipe.out.exists()
 
 
+@pytest.mark.parametrize("refresh_every", [None, 1])
+def test_a_run_whose_inputs_have_changed_is_not_resumed(
+    recipe: Recipe,
+    judge: Path,
+    prompts: Path,
+    tmp_path: Path,
+    refresh_every: int | None,
+    capsys: pytest.CaptureFixture[str],
+):
+    own, reward = Path(shutil.copy(prompts, tmp_path / "own.txt")), shutil.copytree(judge, tmp_path / "reward")
+    recipe.tree["references"] |= {"refresh_every": refresh_every}
+    path = recipe.write(prompts={"train": str(own)}, rewards=[{"model": str(reward)}])
+    assert run("align", path) == 0
+    own.write_text("".join(f"{prompt}\n" for prompt in PROMPTS[:2]))
+    shutil.rmtree(reward)
+    save_tiny_model("qwen3_vl", reward)
+    before = contents(recipe.out)
+    message = error_of(capsys, "align", path, "--resume", code=2)
+    assert "what prompts.train, references.folder, rewards.0.model names is not what the run has read so far" in message
+    assert contents(recipe.out) == before
+
+
 def test_gold_stands_beside_a_run_of_the_labs_generator(recipe: Recipe, judge: Path, tmp_path: Path):
     new_reward_model(judge, "pointwise").save(tmp_path / "pointwise")
     foreign, own = tmp_path / "foreign.txt", tmp_path / "own.txt"

@@ -683,6 +683,29 @@ def test_one_run_at_a_time_has_a_folder(tmp_path, resume):
     assert len(refused) == 4
 
 
+def test_a_resumed_run_with_other_prompts_is_refused_and_goes_on_once_they_are_back(tmp_path):
+    config = align_config(tmp_path)
+    align(config, StandInGenerator(), reward_of())
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000004")
+    before = config.prompts.train.read_text(encoding="utf-8")
+    config.prompts.train.write_text("a green thing\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"what prompts\.train names is not what the run has read so far"):
+        align(config, StandInGenerator(), reward_of(), resume=True)
+    config.prompts.train.write_text(before, encoding="utf-8")
+    assert align(config, StandInGenerator(), reward_of(), resume=True).is_finished
+
+
+def test_parts_that_the_caller_made_may_change_and_what_the_config_names_instead_is_not_read(tmp_path):
+    for name in ("generator", "reward", "judge"):
+        (tmp_path / name).mkdir()
+    names = {"rewards": [{"model": str(tmp_path / "reward")}], "judges": [{"model": str(tmp_path / "judge")}]}
+    config = align_config(tmp_path, generator={"path": str(tmp_path / "generator")}, **names)
+    align(config, StandInGenerator(), reward_of(), judges=JUDGES)
+    for name in ("generator", "reward", "judge"):
+        (tmp_path / name / "weights").touch()
+    assert align(config, StandInGenerator(), reward_of(), judges=JUDGES, resume=True).is_finished
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

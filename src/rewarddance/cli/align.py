@@ -66,6 +66,7 @@ def align(
         evaluate=inputs.extra_curves,
         refresh_references=inputs.refresh_references,
         resume=resume,
+        digests=inputs.digests,
     )
     from rewarddance.reports.run_report import report_run
 

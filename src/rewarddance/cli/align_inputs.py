@@ -29,6 +29,7 @@ class AlignInputs:
     references: "ReferenceLookup | None" = None
     refresh_references: "RefreshReferences | None" = None
     extra_curves: "ExtraCurves | None" = None
+    digests: Mapping[str, str] | None = None
 
 
 def located(config: "AlignConfig") -> "AlignConfig":
@@ -51,7 +52,8 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         resume: Whether the run continues.
 
     Raises:
-        UsageError: The folder holds a run already, or parts of the config do not fit each other.
+        UsageError: The folder holds a run already, parts of the config do not fit each other, or what the run to
+            resume has read is not what it was.
         ModelError: A model cannot be loaded.
         DataError: A list of prompts, or the references, cannot be used.
     """
@@ -61,6 +63,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     ):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
+    from rewarddance.training.input_digests import input_digests
     from rewarddance.training.new_references import require_use_of_new_references
     from rewarddance.training.regulariser import pretraining_pictures
     from rewarddance.training.run_folder import RunFolder
@@ -68,9 +71,12 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     # What is quick to check comes before what is slow to load.
     RunFolder(config.out).check(config, resume)
     require_first_references(config)
+    found = located(config)
+    digests = input_digests(found)
+    if resume:
+        RunFolder(config.out).check_inputs(digests)
     if resume and config.makes_references:
         _forget_other_references(config)
-    found = located(config)
     load.require_other_judges(found)
     training = load.training_prompts(found)
     evaluated = load.evaluation_prompts(found, training)
@@ -88,6 +94,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         references=references,
         refresh_references=_refresher(found, rewards[0], training) if config.makes_references else None,
         extra_curves=_gold(config, evaluated),
+        digests=digests,
     )
 
 

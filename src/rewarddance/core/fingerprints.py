@@ -41,6 +41,22 @@ def model_fingerprint(location: str, adapter: str | None, revision: str | None, 
     return hashlib.sha256(json.dumps([*parts, revision, kind]).encode()).hexdigest()
 
 
+def stored_fingerprint(location: str) -> str | None:
+    """What tells a model that lies here from another, read in moments however large it is.
+
+    Args:
+        location: Folder, record of a folder, or hub id. A folder is known by its record, which holds the hash of every
+            other file, or without one by its files' names, sizes, beginnings and ends.
+
+    Returns:
+        None for a hub id, and for what is not here.
+    """
+    place = Path(location).expanduser()
+    if place.is_dir() and not (place / _RECORD).is_file():
+        return generator_fingerprint(location, None)
+    return model_fingerprint(location, None, None, None) if place.exists() else None
+
+
 def is_same_model(one: str, other: str) -> bool:
     """Whether two names lead to the same reward model: the same place, or a copy of its files.
 

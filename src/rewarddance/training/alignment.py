@@ -76,6 +76,7 @@ def align(
     on_step: Callable[[AlignmentReport], None] | None = None,
     judges: Mapping[str, HeldOutJudge] | None = None,
     references: ReferenceLookup | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> AlignmentResult:
     """Tune until the steps are over, the guard ends it, or SIGTERM comes.
 
@@ -90,10 +91,12 @@ def align(
         on_step: Called after every optimizer step.
         judges: Held-out judges by name; None loads those of the config.
         references: Looks reference images up; None reads the config's folder.
+        digests: Of what the run reads, as `input_digests` gives them; a resumed run must read the same. None takes
+            them of what the config names, but for parts that are given here.
 
     Raises:
-        UsageError: The folder holds a run already, another process runs in it, or parts of the config do not fit each
-            other or the run to resume.
+        UsageError: The folder holds a run already, another process runs in it, parts of the config do not fit each
+            other or the run to resume, or what that run has read is not what it was.
         ModelError: A model cannot be loaded, or the judge of new reference images is away; then as for RewardError.
         DataError: A list of prompts, or the references, cannot be used.
         RewardError: A reward gave no usable numbers; what was done so far is saved, and the run can be resumed.
@@ -105,7 +108,7 @@ def align(
     require_mirrors(config.mirrors)
     with full_memory_in_words(advice_for_resume(config)), locked_folder(config.out):
         run = start_alignment(
-            config, generator, reward, judges, guard, references, evaluate, refresh_references, resume
+            config, generator, reward, judges, guard, references, evaluate, refresh_references, resume, digests
         )
         progress = _tuned(run, on_step)
         is_finished = run.is_finished(progress)

@@ -30,6 +30,7 @@ from rewarddance.training.draft import Draft
 from rewarddance.training.flow_grpo import FlowGrpo
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
+from rewarddance.training.input_digests import input_digests
 from rewarddance.training.method import Method
 from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.policy import Policy
@@ -61,6 +62,7 @@ def start_alignment(
     extra_curves: ExtraCurves | None,
     refresh: RefreshReferences | None,
     resume: bool,
+    digests: Mapping[str, str] | None = None,
 ) -> AlignmentRun:
     """Make everything ready; the arguments are those of `align`."""
     _check_possible(config, refresh)
@@ -68,6 +70,13 @@ def start_alignment(
         require_reward(reward, RewardSignal)
     folder = RunFolder(config.out)
     folder.check(config, resume)
+    given = {
+        "generator": generator,
+        "rewards": reward,
+        "judges": guard if judges is None else judges,
+        "references": references,
+    }
+    digests = _checked_digests(config, resume, digests, given)
     if judges is None and guard is None:
         require_other_judges(config)
     prompts = training_prompts(config)
@@ -104,7 +113,7 @@ def start_alignment(
     if resume:
         run.restore()
     # Not before: a run that could not begin would leave a folder that the corrected one cannot have.
-    folder.claim(config, run.progress.optimizer_step)
+    folder.claim(config, run.progress.optimizer_step, digests)
     write_environment(folder.environment, config.seed, 1, policy.device)
     return run
 
@@ -116,6 +125,17 @@ def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> N
         raise UsageError(
             "new reference images are asked for, and nobody was given to make them; pass refresh_references"
         )
+
+
+def _checked_digests(
+    config: AlignConfig, resume: bool, digests: Mapping[str, str] | None, given: Mapping[str, object]
+) -> Mapping[str, str]:
+    """Of all that the run reads, without what the caller made itself; a resumed run reads what it has read so far."""
+    if digests is None:
+        digests = input_digests(config, [block for block, part in given.items() if part is not None])
+    if resume:
+        RunFolder(config.out).check_inputs(digests)
+    return digests
 
 
 def _read_reward(config: AlignConfig) -> RewardSignal:

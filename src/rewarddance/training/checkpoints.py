@@ -173,6 +173,11 @@ def complete_at(folder: Path, optimizer_step: int, kind: Callable[..., AnyProgre
     return _read(path, kind) if path.is_dir() else None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run that goes on does so from somewhere; whether it is complete, nobody has looked."""
+    return bool(_newest_first(folder))
+
+
 def best_complete(folder: Path) -> Checkpoint[RunProgress] | None:
     """The complete checkpoint with the highest held-out accuracy, the earliest of equals; None if none was measured."""
     measured = [

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from rewarddance.config.loader import dump_config
 from rewarddance.core.errors import CheckpointError, UsageError
-from rewarddance.core.files import sync_folder, sync_tree, write_text_atomic
+from rewarddance.core.files import sync_folder, sync_tree, write_json_atomic, write_text_atomic
+from rewarddance.training.checkpoints import has_checkpoint
 from rewarddance.training.pause_points import reached
 from rewarddance.training.run_places import refuse_foreign_files, refuse_inputs_in_the_way, setting_of
 
@@ -87,6 +88,11 @@ class RunFolder:
     def changes(self) -> Path:
         """Settings that a resumed run changed, one a line, with the optimizer step from which on they hold."""
         return self.path / "changes.jsonl"
+
+    @property
+    def inputs(self) -> Path:
+        """Digests of what stands behind the names in the config."""
+        return self.path / "inputs.json"
 
     @property
     def environment(self) -> Path:
@@ -182,6 +188,27 @@ class RunFolder:
                 "give the values of its config.yaml, or another `out`"
             )
 
+    def check_inputs(self, digests: Mapping[str, str]) -> None:
+        """Whether a resumed run reads what the run has read so far; without a checkpoint, it begins with what there is.
+
+        Args:
+            digests: By dotted key of the config; what is known on one side only is not compared.
+
+        Raises:
+            UsageError: Something has changed.
+        """
+        if not has_checkpoint(self.checkpoints):
+            return
+        known = self._stored_inputs()
+        if known is None:
+            _log.warning("%s has no %s: changes before this start go unnoticed", self.path, self.inputs.name)
+            return
+        if changed := [key for key, digest in digests.items() if known.get(key, digest) != digest]:
+            raise UsageError(
+                f"cannot resume {self.path}: what {', '.join(changed)} names is not what the run has read so far; "
+                "put back what was there, or begin anew with another `out`"
+            )
+
     def check_places(self, config: BaseModel) -> None:
         """Whether a run with this config, new or resumed, would write over anything that is not its own.
 
@@ -192,17 +219,28 @@ class RunFolder:
         if not self.config.exists():
             refuse_foreign_files(self.path, config)
 
-    def claim(self, config: BaseModel, optimizer_step: int = 0) -> None:
+    def claim(self, config: BaseModel, optimizer_step: int = 0, digests: Mapping[str, str] | None = None) -> None:
         """Make the folder this run's: write the resolved config, and note what it changes in a run that goes on.
 
         Args:
             config: Passed `check`.
             optimizer_step: After which the run goes on.
+            digests: Of what the run reads, which passed `check_inputs`; None for a run that keeps none.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.exists():
             self._note(_changed(self._stored(), config.model_dump(mode="json")), optimizer_step)
         write_text_atomic(self.config, dump_config(config))
+        if digests is not None:
+            write_json_atomic(self.inputs, {**(self._stored_inputs() or {}), **digests})
+
+    def _stored_inputs(self) -> dict[str, str] | None:
+        """None where an earlier version has kept none, or they are damaged."""
+        try:
+            stored = json.loads(self.inputs.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = None
+        return stored if isinstance(stored, dict) else None
 
     def _stored(self) -> dict[str, Any]:
         """The config of the run that is here.

@@ -10,7 +10,7 @@ from rewarddance.config.alignment import AlignConfig
 from rewarddance.core.errors import UsageError
 
 _ALWAYS = ("checkpoints", "metrics.jsonl", "environment.json", "changes.jsonl", "adapter")
-_OF_ALIGNMENT = ("generator", "evaluations.jsonl", "observations.jsonl", "samples", "report.html")
+_OF_ALIGNMENT = ("inputs.json", "generator", "evaluations.jsonl", "observations.jsonl", "samples", "report.html")
 _OF_LEARNING = ("model", "teacher_answers.jsonl")
 _OF_MIRRORS = ("tensorboard", "wandb", "wandb_run_id")
 
