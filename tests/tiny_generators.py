@@ -18,6 +18,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -31,6 +32,8 @@ from transformers import (
     T5EncoderModel,
     T5TokenizerFast,
 )
+
+from rewarddance.generators.adapter_file import LowRankUpdate, write_adapter
 
 GeneratorFamily = Literal["sd3", "flux", "flux_schnell", "qwen_image"]
 
@@ -66,6 +69,22 @@ def tiny_generator_folder(family: GeneratorFamily, folder: Path, seed: int = 0) 
         pipeline = _BUILDERS[family]()
         _spread(module for module in pipeline.components.values() if isinstance(module, torch.nn.Module))
         pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_adapter_folder(generator: Path, folder: Path) -> Path:
+    """Write an adapter of every attention layer of a tiny pipeline; it moves all pictures."""
+    shapes = load_file(next((generator / "transformer").glob("*.safetensors")))
+    rng = torch.Generator().manual_seed(0)
+    stage = {
+        name.removesuffix(".weight"): LowRankUpdate(
+            torch.randn((2, value.shape[1]), generator=rng), torch.randn((len(value), 2), generator=rng)
+        )
+        for name, value in shapes.items()
+        if name.endswith((".to_q.weight", ".to_v.weight"))
+    }
+    folder.mkdir(parents=True)
+    write_adapter(folder, [stage], {"r": 2})
     return folder
 
 

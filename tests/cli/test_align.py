@@ -551,3 +551,25 @@ def test_a_damaged_generator_is_named_before_a_dry_run_says_anything(
     words = ("--dry-run", "--set", f"generator.path={copy}")
     message = error_of(capsys, "align", recipe.write(), *words, code=1)
     assert "transformer/diffusion_pytorch_model.safetensors has no readable header" in message
+
+
+def test_a_second_stage_goes_on_from_the_adapter_of_the_first(recipe: Recipe, tmp_path: Path):
+    assert run("align", recipe.write(), "--set", "save_every=1") == 0
+    adapter = recipe.out / "adapter"
+    first = rows_of(recipe.out / "evaluations.jsonl")[-1]
+    words = ("--set", f"generator.adapter={adapter}", "--set", "evaluation_batch_size=2")
+    assert run("align", recipe.path, *words, "--set", f"out={tmp_path / 'second'}") == 0
+    begun, *_ = rows_of(tmp_path / "second" / "evaluations.jsonl")
+    # The same prompts and noise, judged alike; and the first stage belongs to the reference policy of the second.
+    assert begun["proxy"] == first["proxy"]
+    assert (begun["kl"], first["kl"] > 0) == (0.0, True)
+    assert load_file(tmp_path / "second" / "adapter" / "pytorch_lora_weights.safetensors")
+
+
+def test_an_adapter_that_does_not_exist_is_named_before_anything_is_loaded(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rewarddance.training.alignment_inputs.load_reward_model", None)
+    for more in ((), ("--dry-run",)):
+        message = error_of(capsys, "align", recipe.write(), "--set", f"generator.adapter={tmp_path}", *more, code=1)
+        assert "holds no adapter" in message

@@ -7,7 +7,7 @@ import pytest
 from rewarddance.core.fingerprints import generator_fingerprint
 from rewarddance.data.references import ReferenceStore
 from tests.cli.command_line import contents, error_of, run
-from tests.tiny_generators import tiny_generator_folder
+from tests.tiny_generators import tiny_adapter_folder, tiny_generator_folder
 from tests.tiny_models import save_tiny_model
 
 FEW = ("--candidates", 3, "--top", 1, "--bottom", 1, "--steps", 2, "--instruction", "brief")
@@ -183,3 +183,15 @@ def test_a_generator_is_known_by_its_weights(tmp_path: Path):
     before = generator_fingerprint(str(tmp_path), None)
     (tmp_path / "weights.safetensors").write_bytes(bytes((3 << 20) - 1) + b"\1")
     assert generator_fingerprint(str(tmp_path), None) != before
+
+
+def test_an_adapter_of_the_generator_makes_other_pictures_and_other_references(
+    workplace: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    adapter = tiny_adapter_folder(workplace / "generator", tmp_path / "adapter")
+    words = (*named(workplace), *FEW, "--generator-adapter", adapter)
+    assert run("references", *words, "--out", tmp_path / "out") == 0
+    pictures = "generation-0000/images"
+    before, after = contents(made / pictures), contents(tmp_path / "out" / pictures)
+    assert not set(before.values()) & set(after.values())
+    assert "generator" in error_of(capsys, "references", *words, "--out", made, code=2)

@@ -14,7 +14,7 @@ from rewarddance.rewards.loading import load_reward_model, new_reward_model
 from rewarddance.rewards.parity import known_answers, write_parity
 from tests.chat_server import ChatServer, chat_server, model_answers
 from tests.cli.command_line import contents, error_of, run
-from tests.tiny_generators import tiny_generator_folder
+from tests.tiny_generators import tiny_adapter_folder, tiny_generator_folder
 from tests.tiny_models import save_tiny_model
 
 SERVED = ("--url", "http://127.0.0.1:9/v1", "--served-model", "tiny")
@@ -413,3 +413,14 @@ def test_rows_that_are_asked_again_bind_nobody(workplace: Path, tmp_path: Path, 
 def test_settings_of_a_folder_without_rows_bind_nobody(workplace: Path, tmp_path: Path):
     write_json_atomic(tmp_path / "settings.json", {"algorithm": "paths"})
     assert run(*words(workplace, "best-of-n", tmp_path, *FEW, "--candidates", 1, "--limit", 1)) == 0
+
+
+def test_an_adapter_of_the_generator_makes_other_pictures_and_another_search(
+    workplace: Path, found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    adapter = tiny_adapter_folder(workplace / "generator", tmp_path / "adapter")
+    few = (*FEW, "--candidates", 3, "--generator-adapter", adapter)
+    assert run(*words(workplace, "best-of-n", tmp_path / "out", *few)) == 0
+    before, after = contents(found / "candidates"), contents(tmp_path / "out" / "candidates")
+    assert not set(before.values()) & set(after.values())
+    assert "generator" in error_of(capsys, *words(workplace, "best-of-n", found, *few), code=2)

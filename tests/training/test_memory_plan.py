@@ -20,7 +20,7 @@ from rewarddance.training.activation_sizes import (
 from rewarddance.training.memory_plan import MemoryPart, MemoryPlan, StoredModel, adapter_parameters, plan_memory
 from rewarddance.training.policy import Policy
 from rewarddance.training.weight_headers import FolderFiles, parameters_in, stored_files, tensor_shapes
-from tests.tiny_generators import tiny_generator_folder
+from tests.tiny_generators import tiny_adapter_folder, tiny_generator_folder
 from tests.tiny_models import save_tiny_model
 
 SD3 = "StableDiffusion3Pipeline"
@@ -266,3 +266,14 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path):
 def test_a_folder_of_something_else_holds_no_generator(judge: Path):
     with pytest.raises(ModelError, match="holds no generator"):
         plan_of(judge, judge)
+
+
+def test_an_adapter_of_an_earlier_stage_is_held_in_float32(generator: Path, judge: Path, tmp_path: Path):
+    """Four bytes a number, beside frozen weights of two."""
+    adapter = tiny_adapter_folder(generator, tmp_path / "adapter")
+    numbers = sum(value.numel() for value in load_file(adapter / "pytorch_lora_weights.safetensors").values())
+    tree = {"path": str(generator), "dtype": "bfloat16"}
+    without = part(plan_of(generator, judge, generator=tree), "transformer")
+    found = part(plan_of(generator, judge, generator=tree | {"adapter": str(adapter)}), "transformer")
+    assert (found.parameters - without.parameters, found.weights - without.weights) == (numbers, 4 * numbers)
+    assert found.trained == without.trained

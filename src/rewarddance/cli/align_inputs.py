@@ -78,6 +78,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     if resume and config.makes_references:
         _forget_other_references(config)
     load.require_other_judges(found)
+    load.require_adapter(found)
     training = load.training_prompts(found)
     evaluated = load.evaluation_prompts(found, training)
     pretraining_pictures(found)

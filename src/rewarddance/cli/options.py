@@ -61,6 +61,15 @@ OptionalPrompt = Annotated[
 Adapter = Annotated[
     str | None, typer.Option(help="LoRA adapter on top of MODEL: a local folder or a hub id.", show_default=False)
 ]
+GeneratorAdapter = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="LoRA adapter on top of GENERATOR: `adapter/` of a run of align.",
+        show_default=False,
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag when MODEL is a hub id.", show_default=False)]
 Kind = Annotated[
     Literal["pairwise", "pointwise", "scalar"] | None,

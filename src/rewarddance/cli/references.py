@@ -14,6 +14,7 @@ from rewarddance.cli.options import (
     Device,
     Dtype,
     ExistingFile,
+    GeneratorAdapter,
     Instruction,
     Kind,
     MaxFailedShare,
@@ -75,6 +76,7 @@ def references(
     generator_revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag when GENERATOR is a hub id.", show_default=False)
     ] = None,
+    generator_adapter: GeneratorAdapter = None,
     kind: Kind = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -96,7 +98,7 @@ def references(
     if isinstance(named, Path):
         fingerprint = f"{fingerprint} {sha256_of(named)}"  # a file of criteria counts by its content
     settings = TournamentSettings(
-        generator=generator_fingerprint(maker, generator_revision),
+        generator=generator_fingerprint(maker, generator_revision, generator_adapter),
         judge=fingerprint,
         candidates=candidates,
         top=top,
@@ -114,7 +116,7 @@ def references(
         hide_transformers_bars()
         hide_diffusers_bars()
         size = None if height is None or width is None else ImageSize(height, width)
-        loaded = load_generator(maker, device, dtype, generator_revision, trust_remote_code)
+        loaded = load_generator(maker, device, dtype, generator_revision, trust_remote_code, generator_adapter)
         return pictures_of(loaded, size, steps, guidance, batch_size)
 
     def load_model() -> "Ranker":

@@ -13,6 +13,7 @@ from rewarddance.cli.options import (
     Device,
     Dtype,
     ExistingFile,
+    GeneratorAdapter,
     Instruction,
     Kind,
     MaxFailedShare,
@@ -184,6 +185,7 @@ def search(
     generator_revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag when GENERATOR is a hub id.", show_default=False)
     ] = None,
+    generator_adapter: GeneratorAdapter = None,
     kind: Kind = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -231,6 +233,7 @@ def search(
         adapter=adapter,
         revision=revision,
         generator_revision=generator_revision,
+        generator_adapter=generator_adapter,
         kind=kind,
         device=device,
         dtype=dtype,

@@ -99,6 +99,7 @@ class Loading:
     adapter: str | None
     revision: str | None
     generator_revision: str | None
+    generator_adapter: Path | None
     kind: "RewardKind | None"
     device: str
     dtype: str
@@ -126,7 +127,12 @@ class Loading:
             instruction = None if self.instruction is None else instruction_argument(self.instruction)
             verifier = Verifier(model, self._way(settings, model.kind), instruction, references)
             generator = load_generator(
-                self.generator, self.device, self.dtype, self.generator_revision, self.trust_remote_code
+                self.generator,
+                self.device,
+                self.dtype,
+                self.generator_revision,
+                self.trust_remote_code,
+                self.generator_adapter,
             )
             judge = None if self.judge is None else self._model(self.judge, adapter=None, revision=None, kind=None)
             yield Search(generator, verifier, settings, drawing, judge)
@@ -227,7 +233,7 @@ def settings_record(
         "algorithm": name,
         **asdict(settings),
         "sampling": {**sampling, "dtype": loading.dtype},
-        "generator": generator_fingerprint(loading.generator, loading.generator_revision),
+        "generator": generator_fingerprint(loading.generator, loading.generator_revision, loading.generator_adapter),
         "model": model_fingerprint(loading.model, loading.adapter, loading.revision, loading.kind),
         "judge": None if loading.judge is None else model_fingerprint(loading.judge, None, None, None),
         "served": loading.service.record,

@@ -50,6 +50,10 @@ class GeneratorConfig(BaseModel):
     revision: str | None = None
     """Commit, branch or tag of a hub id; null for its default branch."""
 
+    adapter: Path | None = None
+    """Folder of adapters that an earlier run left (its `adapter/`), for another stage: they stay beside the weights as
+    they are, the policy begins with them, and they belong to the reference policy; null for none."""
+
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which frozen weights are kept; `auto` is that of the forward pass."""
 

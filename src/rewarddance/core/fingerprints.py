@@ -12,14 +12,17 @@ _RECORD = "rewarddance.json"
 _SAMPLED_BYTES = 1 << 20
 
 
-def generator_fingerprint(location: str, revision: str | None) -> str:
+def generator_fingerprint(location: str, revision: str | None, adapter: Path | None = None) -> str:
     """What tells the pictures of one generator from those of another.
 
     Args:
         location: Folder or hub id. A folder is known by its files' names, sizes, beginnings and ends: a generator has
             tens of gigabytes, and weights that were trained differ everywhere.
         revision: Revision of a hub id.
+        adapter: Folder of adapters beside its weights, known as a folder of a generator is.
     """
+    if adapter is not None:
+        return f"{generator_fingerprint(location, revision)} {generator_fingerprint(str(adapter), None)}"
     folder = Path(location).expanduser()
     if not folder.is_dir():
         return hashlib.sha256(json.dumps([location, revision]).encode()).hexdigest()

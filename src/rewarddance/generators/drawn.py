@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rewarddance.core.errors import ModelError, UsageError
+from rewarddance.generators.adapters import as_trained
 from rewarddance.generators.merged_weights import merged_network
 from rewarddance.generators.phrases import PhraseEncoder, read_phrases
 from rewarddance.generators.protocol import Conditions, ImageSize
@@ -127,12 +128,13 @@ class DrawnGenerator:
 
     def _velocity(self, latents: Tensor, sigma: Tensor, phrases: Tensor) -> Tensor:
         dtype = next(self.module.parameters()).dtype
-        picture: Tensor = self._transformer(
-            latents.to(dtype),
-            encoder_hidden_states=phrases.to(dtype),
-            timestep=(sigma * _TIMESTEPS).to(dtype),
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        ).sample.float()
+        with as_trained(self.module):
+            picture: Tensor = self._transformer(
+                latents.to(dtype),
+                encoder_hidden_states=phrases.to(dtype),
+                timestep=(sigma * _TIMESTEPS).to(dtype),
+                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            ).sample.float()
         return (latents.float() - picture) / sigma.clamp_min(SMALLEST_SIGMA).reshape(-1, 1, 1, 1)
 
     def _check(self, size: ImageSize | None) -> None:

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.core.folder_safety import check_folder_is_safe, refuse_revision
+from rewarddance.generators.adapter_file import adapter_file
+from rewarddance.generators.adapters import load_adapters
 from rewarddance.generators.flux import Flux
 from rewarddance.generators.pipeline_generator import Family, PipelineGenerator
 from rewarddance.generators.protocol import Generator
@@ -53,6 +55,7 @@ def load_generator(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
 ) -> Generator:
     """Load a generator; all its parameters are frozen, whoever tunes it frees what is tuned.
 
@@ -63,13 +66,20 @@ def load_generator(
             which makes pixels without a decoder, stays in float32.
         revision: Branch, tag or commit on the hub; None for a folder.
         trust_remote_code: Skip the check for pickles and code. A repository's own code is not run either way.
+        adapter: Folder of a tuned generator's adapters: `adapter/` of a run of `align`, or another that diffusers'
+            `load_lora_weights` reads. They stay beside the weights in float32, and the generator computes as the
+            tuned policy did, in bfloat16 too (under autocast); nothing is rounded away. None for the generator as it
+            is.
 
     Raises:
-        ModelError: The generator is missing, unsafe, damaged or of an unknown family.
+        ModelError: The generator or the adapter is missing, unsafe, damaged, of an unknown family or of another
+            generator.
         UsageError: Unknown device or dtype.
     """
     target = _device(device)
     precision = _dtype(dtype, target)
+    if adapter is not None:
+        adapter_file(Path(adapter))  # what is quick to check comes before what is slow to load
     folder = _folder(path_or_id, revision)
     check_folder_is_safe(folder, trust_remote_code)
     index = _index(folder)
@@ -78,13 +88,20 @@ def load_generator(
         # Loaded here: the drawn world's generator needs none of the families above.
         from rewarddance.generators.drawn import load_drawn
 
-        return load_drawn(folder, target) if dtype == "auto" else load_drawn(folder, target, precision)
+        drawn = load_drawn(folder, target) if dtype == "auto" else load_drawn(folder, target, precision)
+        return _adapted(drawn, adapter)
     _require_parts(folder, index)
     pipeline = _pipeline(folder, index, precision)
     check_scheduler(pipeline.scheduler)
     if class_name == "QwenImagePipeline" and pipeline.transformer.config.guidance_embeds:
         raise ModelError(f"{folder} is a guidance-distilled Qwen-Image, which diffusers cannot run yet")
-    return PipelineGenerator(FAMILIES[class_name](pipeline.to(target)))
+    return _adapted(PipelineGenerator(FAMILIES[class_name](pipeline.to(target))), adapter)
+
+
+def _adapted(generator: Generator, adapter: str | Path | None) -> Generator:
+    if adapter is not None:
+        load_adapters(generator.module, Path(adapter))
+    return generator
 
 
 def _pipeline(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:

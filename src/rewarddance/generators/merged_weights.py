@@ -64,7 +64,7 @@ def merged(network: Any, device: torch.device | None = None) -> Merged:
         precision = str(network_dtype(network)).removeprefix("torch.")
         _log.warning(
             "rounding to %s took %.0f%% of the adapters' update from the saved generator; the run's adapter/ is exact: "
-            "load it on the base with diffusers' load_lora_weights",
+            "give the base with --generator-adapter, or load it there with diffusers' load_lora_weights",
             precision,
             100 * rounding,
         )

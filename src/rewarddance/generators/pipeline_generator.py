@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import write_text_atomic
+from rewarddance.generators.adapters import as_trained
 from rewarddance.generators.decoding import pictures_decoded_at_once
 from rewarddance.generators.merged_weights import merged, network_dtype
 from rewarddance.generators.protocol import Conditions, ImageSize
@@ -130,8 +131,9 @@ class PipelineGenerator:
         if not prompts:
             raise UsageError("there is no prompt to encode")
         size = self._checked(size)
-        positive = self._family.read(prompts)
-        return Conditions(positive, self._blanks(len(prompts)), size)
+        with as_trained(self.module):
+            positive = self._family.read(prompts)
+            return Conditions(positive, self._blanks(len(prompts)), size)
 
     def initial_noise(self, seeds: Sequence[int], size: ImageSize | None = None) -> Float[Tensor, " batch *latent"]:
         """See `Generator.initial_noise`; the pipeline draws the same from a CPU generator with that seed."""
@@ -160,21 +162,25 @@ class PipelineGenerator:
         is_two_passes = self._family.negative_prompt is not None and guidance > 1.0
         if is_two_passes and conditions.negative is None:
             raise UsageError(f"guidance {guidance} needs conditions of a blank prompt; encode the prompts again")
-        predicted = self._family.velocity(
-            latents.to(self.device, dtype),
-            sigma.to(self.device, torch.float32),
-            _cast(conditions.positive, dtype),
-            _cast(conditions.negative, dtype) if is_two_passes and conditions.negative is not None else None,
-            guidance,
-            conditions.size,
-        )
+        with as_trained(self.module):
+            predicted = self._family.velocity(
+                latents.to(self.device, dtype),
+                sigma.to(self.device, torch.float32),
+                _cast(conditions.positive, dtype),
+                _cast(conditions.negative, dtype) if is_two_passes and conditions.negative is not None else None,
+                guidance,
+                conditions.size,
+            )
         return predicted.float()
 
     def decode(
         self, latents: Float[Tensor, " batch *latent"], size: ImageSize | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """See `Generator.decode`."""
-        checked = self._checked(size)
+        with as_trained(self.module):
+            return self._decoded(latents, self._checked(size))
+
+    def _decoded(self, latents: Tensor, checked: ImageSize) -> Tensor:
         scaled = self._family.decoder_input(latents.float(), checked)
         scaled = scaled.to(self._pipeline.vae.dtype)
         if self._checkpoints_decoder and torch.is_grad_enabled():

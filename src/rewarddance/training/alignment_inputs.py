@@ -15,6 +15,7 @@ from rewarddance.core.fingerprints import is_same_model
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import PromptItem, read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
+from rewarddance.generators.adapter_file import adapter_file
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Generator, ImageSize
@@ -50,12 +51,22 @@ def configured_generator(config: AlignConfig) -> Generator:
     """The generator to tune, on the GPU if there is one.
 
     Raises:
-        ModelError: It is missing, unsafe, damaged or of an unknown family.
+        ModelError: It or its adapter is missing, unsafe, damaged, of an unknown family or of another generator.
     """
     settings = config.generator
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(config.precision if settings.dtype == "auto" else settings.dtype, device)
-    return load_generator(settings.path, device, dtype, settings.revision)
+    return load_generator(settings.path, device, dtype, settings.revision, adapter=settings.adapter)
+
+
+def require_adapter(config: AlignConfig) -> None:
+    """Stop before anything is loaded where the adapter of an earlier stage is not there.
+
+    Raises:
+        ModelError: Its folder holds none.
+    """
+    if config.generator.adapter is not None:
+        adapter_file(config.generator.adapter)
 
 
 def reward_models(config: AlignConfig) -> list[RewardModel | RemoteRewardModel]:
@@ -155,6 +166,7 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         ModelError: What is stored of a model cannot be read.
     """
     require_other_judges(config)
+    require_adapter(config)
     for typed in (*(each.instruction for each in config.rewards), *(each.instruction for each in config.judges)):
         if typed is not None:
             load_instruction(instruction_argument(typed))

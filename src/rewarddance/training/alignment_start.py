@@ -19,6 +19,7 @@ from rewarddance.training.alignment_inputs import (
     evaluation_prompts,
     judge_models,
     prompt_kinds,
+    require_adapter,
     require_other_judges,
     shows_references,
     training_prompts,
@@ -79,6 +80,8 @@ def start_alignment(
     digests = _checked_digests(config, resume, digests, given)
     if judges is None and guard is None:
         require_other_judges(config)
+    if generator is None:
+        require_adapter(config)
     prompts = training_prompts(config)
     fixed = evaluation_prompts(config, prompts)
     reward = reward or _read_reward(config)

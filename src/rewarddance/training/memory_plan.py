@@ -25,7 +25,14 @@ from rewarddance.training.activation_sizes import (
     transformer_values,
 )
 from rewarddance.training.trained_parameters import compute_dtype, refuse_large_rank
-from rewarddance.training.weight_headers import Shapes, parameters_in, read_settings, stored_files, tensor_shapes
+from rewarddance.training.weight_headers import (
+    Shapes,
+    adapter_shapes,
+    parameters_in,
+    read_settings,
+    stored_files,
+    tensor_shapes,
+)
 
 _FLOAT = 4
 _LEARNED_COPIES = 4  # float32 weight, gradient, and AdamW's two moments
@@ -205,6 +212,7 @@ def _generator_parts(
 
 
 def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, compute: int, activations: int) -> MemoryPart:
+    earlier = 0 if config.generator.adapter is None else parameters_in(adapter_shapes(config.generator.adapter))
     parameters, lora = parameters_in(shapes), config.generator.lora
     own = {name: shape for name, shape in shapes.items() if name != _NOT_LEARNED}
     trained = parameters_in(own) if lora is None else adapter_parameters(shapes, lora)
@@ -214,9 +222,9 @@ def _velocity_network(config: AlignConfig, shapes: Shapes, frozen: int, compute:
     copies += config.makes_references
     return MemoryPart(
         name="transformer",
-        parameters=parameters,
+        parameters=parameters + earlier,
         trained=trained,
-        weights=kept * frozen,
+        weights=kept * frozen + earlier * _FLOAT,
         learning=trained * _LEARNED_COPIES * _FLOAT,
         copies=copies * trained * _FLOAT + (trained * compute if compute < _FLOAT else 0),
         activations=activations,

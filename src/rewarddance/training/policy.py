@@ -47,7 +47,8 @@ class Policy:
             # No dropout: a rollout and its replay must compute the same.
             part.eval()
         if lora is None:
-            generator.module.requires_grad_(True)
+            for name, value in generator.module.named_parameters():
+                value.requires_grad_("lora_" not in name)  # adapters of an earlier stage stay as they are
         self.adapters = None if lora is None else PolicyAdapters(generator.module, lora, seed)
         self._trained = {name: value for name, value in generator.module.named_parameters() if value.requires_grad}
         for parameter in self._trained.values():

@@ -4,7 +4,6 @@ Source:
     Hu et al., arXiv:2106.09685.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import peft
-import safetensors.torch
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from rewarddance.config.alignment import GeneratorLoraConfig
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
+from rewarddance.generators.adapter_file import write_adapter
+from rewarddance.generators.adapters import fixed_adapters, inject, stage_of, switch_on
 from rewarddance.training.trained_parameters import refuse_large_rank
 
 _NAME = "default"
-_FILE = "pytorch_lora_weights.safetensors"
-_METADATA = "lora_adapter_metadata"
-_PREFIX = "transformer"
-"""Under which diffusers' pipelines look for adapters of their velocity network (`load_lora_weights`)."""
+_WITHIN, _BASE = "lora_", ".base_layer"
 
 
 class PolicyAdapters:
@@ -35,13 +31,18 @@ class PolicyAdapters:
     def __init__(self, module: nn.Module, settings: GeneratorLoraConfig, seed: int) -> None:
         """Put an adapter beside every target layer; the network computes what it did before, and all else is frozen.
 
+        Adapters of an earlier stage that were loaded with the generator stay and count: they belong to the network as
+        it was before.
+
         Raises:
             UsageError: No linear layer has one of the target names, or the rank is larger than any.
         """
         names = "|".join(re.escape(name) for name in settings.target_modules)
         pattern = rf"(?:.*\.)?(?:{names})"
         layers = {
-            name: tuple(layer.weight.shape) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
+            name.removesuffix(_BASE): tuple(layer.weight.shape)
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear) and _WITHIN not in name
         }
         targets = {name: sides for name, sides in layers.items() if re.fullmatch(pattern, name)}
         if not targets:
@@ -52,6 +53,7 @@ class PolicyAdapters:
             )
         refuse_large_rank(settings.rank, targets, "generator.lora.rank")
         self._module = module
+        self._fixed = fixed_adapters(module)
         self._config = peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # declared int, used as a float
@@ -59,41 +61,22 @@ class PolicyAdapters:
         )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "adapters"))
-            peft.inject_adapter_in_model(self._config, module, _NAME)
+            inject(module, self._config, _NAME)
+        switch_on(module, (*self._fixed, _NAME))
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
         """The network as it was before the adapters."""
-        # The library's own switch also touches `requires_grad`, which the optimizer's parameters must keep.
-        layers = list(self._layers())
-        for _, layer in layers:
-            layer._disable_adapters = True
+        switch_on(self._module, self._fixed)
         try:
             yield
         finally:
-            for _, layer in layers:
-                layer._disable_adapters = False
+            switch_on(self._module, (*self._fixed, _NAME))
 
     def save(self, folder: Path) -> None:
-        """Write the adapters alone, in float32, as diffusers' `load_lora_weights` reads them.
-
-        Their scale is in the weights, and alpha equals the rank, as readers that know of no metadata take for granted.
-        """
-        scale = self._config.lora_alpha / self._config.r
-        state = peft.get_peft_model_state_dict(self._module, adapter_name=_NAME)
-        tensors = {
-            f"{_PREFIX}.{name}": (value.float() * (scale if "lora_B" in name else 1.0)).cpu().contiguous()
-            for name, value in state.items()
-        }
-        settings = _plain(asdict(self._config)) | {"lora_alpha": self._config.r}
-        told = {f"{_PREFIX}.{key}": value for key, value in settings.items()}
-        metadata = {"format": "pt", _METADATA: json.dumps(told, sort_keys=True)}
-        safetensors.torch.save_file(tensors, folder / _FILE, metadata=metadata)
-
-    def _layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
-        for name, layer in self._module.named_modules():
-            if isinstance(layer, BaseTunerLayer):
-                yield name, layer
+        """Write the adapters alone, those of earlier stages included; see `generators.adapter_file`."""
+        stages = [stage_of(self._module, name) for name in (*self._fixed, _NAME)]
+        write_adapter(folder, stages, _plain(asdict(self._config)))
 
 
 def _plain(settings: dict[str, object]) -> dict[str, object]:

@@ -16,6 +16,7 @@ _OF_MIRRORS = ("tensorboard", "wandb", "wandb_run_id")
 
 _READ = {
     "generator.path",
+    "generator.adapter",
     "rewards[].model",
     "rewards[].instruction",
     "rewards[].service.parity",

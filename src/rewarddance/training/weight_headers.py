@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from rewarddance.core.errors import ModelError
 from rewarddance.core.folder_safety import refuse_revision
+from rewarddance.generators.adapter_file import adapter_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -125,6 +126,16 @@ def tensor_shapes(files: StoredFiles, part: str = "") -> Shapes:
         except _READ_ERRORS as error:
             raise ModelError(f"{single} cannot be read ({_first_line(error)}); check the model's files") from error
     raise ModelError(f"there are no safetensors in {part or 'the model folder'}; copy or download the model again")
+
+
+def adapter_shapes(folder: Path) -> Shapes:
+    """Shape of every tensor of a generator's adapter, by name.
+
+    Raises:
+        ModelError: There is none, or its header is damaged.
+    """
+    path = adapter_file(folder)
+    return _header(FolderFiles(path.parent), path.name)
 
 
 def parameters_in(shapes: Shapes) -> int:
