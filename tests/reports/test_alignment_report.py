@@ -251,6 +251,24 @@ def test_before_best_and_after_are_shown_with_their_prompts_and_noise(tmp_path: 
     assert first.rows[1].images[1] == folder / "samples" / "step-00000040" / "0-4.png"
 
 
+def test_pictures_that_training_did_not_make_so_say_how_they_were_made(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    for text, title in (
+        ("evaluation_sampling: {denoising_steps: null, guidance: null}\n", "Same prompts, same noise"),
+        ("[damaged\n", "Same prompts, same noise"),
+        (
+            "evaluation_sampling: {denoising_steps: 40, guidance: 4.5}\nsampling: {denoising_steps: 10}\n",
+            "Same prompts, same noise; denoising steps 40 (in training 10), "
+            "guidance 4.5 (in training the generator's own)",
+        ),
+    ):
+        (folder / "config.yaml").write_text(text)
+        sections = {section.title: section for section in alignment_sections([read_run(folder)])}
+        (block,) = sections["Before and after"].blocks
+        assert isinstance(block, PictureSheets)
+        assert block.title == title
+
+
 @pytest.mark.parametrize(
     ("best", "labels"), [(40, ["before, step 0", "best, step 40", "after, step 60"]), (None, ["step 40"])]
 )

@@ -777,6 +777,40 @@ def test_an_evaluation_may_have_a_batch_size_of_its_own(tmp_path):
     assert [row["proxy"] for row in rows[4]] == pytest.approx([row["proxy"] for row in rows[None]], abs=1e-5)
 
 
+def test_evaluations_may_sample_otherwise_than_training(tmp_path):
+    """They see what a run that samples like them sees before its first update, and training is what it was."""
+
+    class Listening(StandInGenerator):
+        def __init__(self):
+            super().__init__()
+            self.asked = []
+
+        def velocity(self, latents, sigma, conditions, guidance=None):
+            self.asked.append((torch.is_grad_enabled(), guidance))
+            return super().velocity(latents, sigma, conditions, guidance)
+
+    few = {"sampling": {"denoising_steps": 3, "guidance": 1.0}}
+    many = {"denoising_steps": 9, "guidance": 4.0}
+    cases = {"few": few, "many": {"sampling": many}, "both": few | {"evaluation_sampling": many}}
+    rows, updates, asked = {}, {}, {}
+    for name, changes in cases.items():
+        generator = Listening()
+        align(align_config(tmp_path / name, **changes), generator, reward_of())
+        rows[name] = rows_of(tmp_path / name / "run" / "evaluations.jsonl")
+        updates[name] = rows_of(tmp_path / name / "run" / "metrics.jsonl")
+        asked[name] = generator.asked
+    assert rows["both"][0]["proxy"] == rows["many"][0]["proxy"] != rows["few"][0]["proxy"]
+    assert [row["loss"] for row in updates["both"]] == [row["loss"] for row in updates["few"]]
+    assert {guidance for has_gradient, guidance in asked["both"] if has_gradient} == {1.0}
+    # Three evaluations of nine steps, the policy's and its reference's; training's own steps have guidance 1.
+    assert sum(guidance == 4.0 for _, guidance in asked["both"]) == 3 * 9 * 2
+    first, second = (
+        next((tmp_path / name / "run" / "samples" / "step-00000000").glob("0-0.png")).read_bytes()
+        for name in ("both", "many")
+    )
+    assert first == second
+
+
 def test_a_stop_in_the_last_update_leaves_the_last_look_to_the_resumed_run(tmp_path, monkeypatch):
     original, calls = torch.optim.AdamW.step, []
 

@@ -119,6 +119,14 @@ def test_evaluations_of_more_pictures_than_a_step_has_are_planned_for(generator:
     assert part(few, "transformer") == part(usual, "transformer")
 
 
+def test_guidance_in_evaluations_alone_is_planned_for(generator: Path, judge: Path):
+    """A large evaluation without guidance is one pass, and with guidance two."""
+    few = {"sampling": {"guidance": 1.0}, "evaluation_batch_size": 512}
+    plain = part(plan_of(generator, judge, **few), "transformer")
+    guided = part(plan_of(generator, judge, **few, evaluation_sampling={"guidance": 4.5}), "transformer")
+    assert guided.activations == 2 * plain.activations
+
+
 def test_only_rewards_that_are_climbed_keep_activations(generator: Path, judge: Path):
     climbed, seen = plan_of(generator, judge), plan_of(generator, judge, method={"name": "flow_grpo"})
     assert part(climbed, "reward tiny").activations > part(seen, "reward tiny").activations == 0

@@ -18,6 +18,7 @@ from rewarddance.config.alignment_methods import (
 from rewarddance.config.guard import GuardConfig
 from rewarddance.config.mirrors import Mirrors
 from rewarddance.config.run_directory import RunDirectory
+from rewarddance.config.sampling import EvaluationSamplingConfig, SamplingConfig
 from rewarddance.config.service import ServiceConfig
 from rewarddance.config.training import Beta, Share
 
@@ -145,30 +146,6 @@ class ReferencesConfig(BaseModel):
     """How slowly that running mean follows the policy, per optimizer step."""
 
 
-class SamplingConfig(BaseModel):
-    """How pictures are made, in training and in evaluations."""
-
-    model_config = _STRICT
-
-    height: int | None = Field(default=None, ge=1)
-    """Height in pixels; null for the generator's own."""
-
-    width: int | None = Field(default=None, ge=1)
-    """Width in pixels; null for the generator's own."""
-
-    denoising_steps: int | None = Field(default=None, ge=2)
-    """Steps from noise to picture; null for the generator's own."""
-
-    guidance: float | None = Field(default=None, ge=0)
-    """Strength of guidance; null for the generator's own."""
-
-    @model_validator(mode="after")
-    def _size_is_whole(self) -> "SamplingConfig":
-        if (self.height is None) != (self.width is None):
-            raise ValueError("height and width belong together; give both or neither")
-        return self
-
-
 class AugmentationConfig(BaseModel):
     """Small changes of pictures before a differentiable reward sees them, against textures that please it alone."""
 
@@ -246,6 +223,9 @@ class AlignConfig(BaseModel):
 
     sampling: SamplingConfig = SamplingConfig()
     """How pictures are made, in training and in evaluations."""
+
+    evaluation_sampling: EvaluationSamplingConfig = EvaluationSamplingConfig()
+    """What is different in evaluations: the figures, the guard and `samples/` then show what people will get."""
 
     method: MethodConfig = ReflConfig()
     """How the reward changes the generator."""
@@ -362,6 +342,12 @@ class AlignConfig(BaseModel):
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
+
+    @property
+    def for_evaluation(self) -> "AlignConfig":
+        """The same, with `sampling` as evaluations have it."""
+        changes = self.evaluation_sampling.model_dump(exclude_none=True)
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update=changes)})
 
     @property
     def makes_references(self) -> bool:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rewarddance.reports.alignment_curves import best_step, evaluations_of, kept_step
 from rewarddance.reports.alignment_files import Sample
@@ -18,9 +21,26 @@ def pictures_section(runs: Sequence[RunFiles]) -> Section | None:
         sheets = _sheets(run)
         if sheets:
             title = "Same prompts, same noise" if len(runs) == 1 else run.name
-            blocks.append(PictureSheets(title, sheets))
+            blocks.append(PictureSheets(title + _other_sampling(run), sheets))
     intro = "What the policy makes of the same noise before, during and after. Nothing was picked by hand or by score."
     return Section("Before and after", tuple(blocks), intro) if blocks else None
+
+
+def _other_sampling(run: RunFiles) -> str:
+    """How evaluations made pictures, where that was not how training did."""
+    try:
+        config: Any = yaml.safe_load(run.config)
+    except yaml.YAMLError:
+        return ""
+    blocks = [config.get(name) if isinstance(config, dict) else None for name in ("evaluation_sampling", "sampling")]
+    own, training = (block if isinstance(block, dict) else {} for block in blocks)
+    words = []
+    for name in ("denoising_steps", "guidance"):
+        if own.get(name) is not None:
+            trained = training.get(name)
+            before = "the generator's own" if trained is None else trained
+            words.append(f"{name.replace('_', ' ')} {own[name]} (in training {before})")
+    return f"; {', '.join(words)}" if words else ""
 
 
 def _sheets(run: RunFiles) -> tuple[PictureSheet, ...]:

@@ -81,7 +81,7 @@ class Evaluation:
         """Choose the noise.
 
         Args:
-            bench: Policy, reward, sampling.
+            bench: Policy, reward, and the sampling, which is that of evaluations.
             prompts: Each once.
             judges: Held-out judges; the guard has its own.
             guard: Who watches; None for nobody.
@@ -89,7 +89,7 @@ class Evaluation:
                 edges.
             kinds: Of those prompts that have one.
         """
-        self._bench = bench
+        self._bench = bench.for_evaluation()
         self.prompts = prompts
         self._judges = judges
         self._guard = guard

@@ -194,7 +194,7 @@ def _generator_parts(
     values = passes * transformer_values(pipeline, transformer, vae, side, is_checkpointed) * config.batch_size
     # Without gradient one layer at a time is in memory, as when it is computed again.
     evaluated = config.evaluation_batch_size or config.batch_size
-    seen = passes_per_step(pipeline, chosen.guidance) * evaluated
+    seen = passes_per_step(pipeline, config.for_evaluation.sampling.guidance) * evaluated
     values = max(values, seen * transformer_values(pipeline, transformer, vae, side, is_checkpointed=True))
     parts = [_velocity_network(config, tensor_shapes(files, "transformer"), frozen, compute, values * compute)]
     for name, home in index.items():

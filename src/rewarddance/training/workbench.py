@@ -1,7 +1,7 @@
 """What every alignment method works with: the policy, its reward, prompts, noise levels, and the pull towards home."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -58,6 +58,10 @@ class Workbench:
     draws: PromptDraws
     references: ReferenceLookup
     pull: float = 1.0
+
+    def for_evaluation(self) -> "Workbench":
+        """The same policy and reward, with the sampling of evaluations."""
+        return replace(self, config=self.config.for_evaluation)
 
     @property
     def size(self) -> ImageSize | None:
