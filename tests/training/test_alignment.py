@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from diffusers import SD3Transformer2DModel
 from PIL import Image
 
@@ -732,6 +733,25 @@ def test_what_errors_advise_can_be_changed_and_is_noted_with_its_step(tmp_path):
         {"optimizer_step": 2, "key": "gradient_accumulation", "before": 1, "now": 2},
         {"optimizer_step": 2, "key": "optimizer.learning_rate", "before": 5e-3, "now": 1e-6},
     ]
+
+
+def test_a_key_that_came_later_than_the_run_has_its_default(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), guard=ScriptedGuard("stop"))
+    path = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    for key in ("reward_normalisation", "reward_patience", "evaluation_sampling"):
+        del stored[key]
+    del stored["references"]["soft_min_temperature"]
+    path.write_text(yaml.safe_dump(stored))
+    with pytest.raises(UsageError, match=r"another reward_normalisation\.decay;"):
+        align(align_config(tmp_path, reward_normalisation={"decay": 0.5}), StandInGenerator(), reward_of(), resume=True)
+    align(
+        align_config(tmp_path, reward_patience={"tries": 1}, optimizer_steps=4),
+        StandInGenerator(),
+        reward_of(),
+        resume=True,
+    )
+    assert not (tmp_path / "run" / "changes.jsonl").exists()
 
 
 def served(folder, **service):

@@ -1,3 +1,5 @@
+import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ from PIL import Image
 
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.loader import load_config
-from rewarddance.core.errors import UsageError
+from rewarddance.core.errors import RewardError, UsageError
 from rewarddance.data.prompts import PromptItem
 from rewarddance.rewards.loading import load_reward_model
 from rewarddance.search.references import TournamentSettings, make_references
@@ -88,3 +90,67 @@ def test_a_judge_that_never_saw_sets_is_asked_about_references_one_by_one(
     signal = configured_reward(together, [load_reward_model(pairwise)])
     assert "has not learned several reference images in one question" in caplog.text
     assert signal.judge(pixels, PROMPTS, sets).proxy.tolist() != pytest.approx(opinions(mean))
+
+
+def rewarded(pairwise: Path, *settings: str, weight: float = 1.0) -> AlignConfig:
+    needed = ["generator.path=g", "prompts.train=p.txt", f"rewards=[{{model: {pairwise}, weight: {weight}}}]"]
+    return load_config(AlignConfig, None, [*needed, *settings])
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.01, 1.0 + 0.01 * math.log(2)), (1e3, 2.0)])
+def test_the_config_says_how_soft_a_soft_minimum_is(
+    pairwise: Path, temperature: float, expected: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Of 1 and 3: the least, but for ln 2 of the temperature, or the mean."""
+    model = load_reward_model(pairwise)
+    monkeypatch.setattr(type(model), "reward", lambda *_: torch.tensor([1.0, 3.0]))
+    config = rewarded(pairwise, "references.combine=soft_min", f"references.soft_min_temperature={temperature}")
+    both = [list(torch.rand(2, 3, 16, 16))]
+    found = configured_reward(config, [model]).judge(torch.rand(1, 3, 16, 16), ["a cat"], both)
+    assert found.proxy.tolist() == pytest.approx([expected], abs=1e-3)
+
+
+def test_the_config_says_how_rewards_come_to_one_scale(pairwise: Path, monkeypatch: pytest.MonkeyPatch):
+    """Batches of 0 and 2, then of 4 and 6: alone, the second has mean 5 and spread 1.
+
+    With a decay of 0.5, the weights of the two are 1/3 and 2/3: mean 11/3, mean square (2 + 2 * 26) / 3 = 18. A floor
+    of 4 counts instead of any of these spreads.
+    """
+    model = load_reward_model(pairwise)
+    values = iter([[0.0, 2.0], [4.0, 6.0]] * 3)
+    monkeypatch.setattr(type(model), "reward", lambda *_: torch.tensor(next(values)))
+    spread = (18 - (11 / 3) ** 2) ** 0.5
+    for settings, expected in (
+        (("over=batch",), [-1.0, 1.0]),
+        (("decay=0.5",), [(4 - 11 / 3) / spread, (6 - 11 / 3) / spread]),
+        (("over=batch", "floor=4"), [-0.25, 0.25]),
+    ):
+        config = rewarded(pairwise, *(f"reward_normalisation.{one}" for one in settings), weight=2.0)
+        signal = configured_reward(config, [model])
+        for _ in range(2):
+            combined = signal.judge(torch.rand(2, 3, 16, 16), PROMPTS, [[torch.rand(3, 16, 16)]] * 2).combined
+        assert combined.tolist() == pytest.approx([2 * one for one in expected], rel=1e-5)
+
+
+def test_the_config_says_how_patiently_rewards_and_judges_are_asked(pairwise: Path, monkeypatch: pytest.MonkeyPatch):
+    model, calls, release = load_reward_model(pairwise), [], threading.Event()
+
+    def hangs(*_: object) -> torch.Tensor:
+        calls.append(1)
+        release.wait(60)
+        return torch.zeros(2)
+
+    monkeypatch.setattr(type(model), "reward", hangs)
+    impatient = ("reward_patience.deadline_seconds=0.05", "reward_patience.tries=1")
+    config = rewarded(pairwise, f"judges=[{{model: {pairwise}, shift: 1}}]", *impatient)
+    pixels, sets = torch.rand(2, 3, 16, 16), [[torch.rand(3, 16, 16)]] * 2
+    (judge,) = configured_judges(config, lambda prompts: sets, [model]).values()
+    for ask in (
+        lambda: configured_reward(config, [model]).judge(pixels, PROMPTS, sets),
+        lambda: judge(pixels, PROMPTS),
+    ):
+        calls.clear()
+        with pytest.raises(RewardError, match=r"asked once .* did not answer within 0\.05 seconds"):
+            ask()
+        assert len(calls) == 1
+    release.set()

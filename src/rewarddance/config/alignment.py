@@ -17,6 +17,7 @@ from rewarddance.config.alignment_methods import (
 )
 from rewarddance.config.guard import GuardConfig
 from rewarddance.config.mirrors import Mirrors
+from rewarddance.config.rewards import RewardNormalisationConfig, RewardPatienceConfig
 from rewarddance.config.run_directory import RunDirectory
 from rewarddance.config.sampling import EvaluationSamplingConfig, SamplingConfig
 from rewarddance.config.service import ServiceConfig
@@ -131,6 +132,9 @@ class ReferencesConfig(BaseModel):
     """With several references: mean log-odds, one at random, a soft minimum, or all in one question for a reward model
     that has learned that."""
 
+    soft_min_temperature: float = Field(default=1.0, gt=0)
+    """Of `soft_min`, in log-odds: near 0 the least counts alone, far above the spread the mean returns."""
+
     count: int = Field(default=1, ge=1)
     """References of each prompt that are used, of those that are kept."""
 
@@ -214,6 +218,12 @@ class AlignConfig(BaseModel):
 
     rewards: tuple[RewardConfig, ...] = Field(min_length=1)
     """What it is tuned towards: one reward model or several."""
+
+    reward_normalisation: RewardNormalisationConfig = RewardNormalisationConfig()
+    """How several rewards, or one with a weight, come to one scale before they are added."""
+
+    reward_patience: RewardPatienceConfig = RewardPatienceConfig()
+    """How long and how often a reward or judge that runs here is asked before the run stops."""
 
     prompts: PromptsConfig
     """What the generator is asked for."""

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rewarddance.config.alignment import AlignConfig, JudgeConfig, ReferencesConfig
+from rewarddance.config.alignment import AlignConfig, JudgeConfig
 from rewarddance.core.errors import DataError, UsageError
 from rewarddance.core.fingerprints import is_same_model
 from rewarddance.core.seeding import numpy_rng
@@ -31,6 +31,7 @@ from rewarddance.training.augmentation import moved, refuse_large_shifts
 from rewarddance.training.guard_observation import Features, HeldOutJudge
 from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.regulariser import pretraining_pictures
+from rewarddance.training.reward_settings import normalisation, patience, reference_use
 from rewarddance.training.reward_signal import (
     ReferenceImage,
     ReferenceUse,
@@ -108,7 +109,7 @@ def configured_reward(
         else:
             is_checkpointed = config.generator.gradient_checkpointing
             rewards.append(reward_from_model(model, name, reward.weight, criteria, is_checkpointed))
-    return RewardSignal(rewards, references=_use(config.references), seed=config.seed)
+    return RewardSignal(rewards, normalisation(config), reference_use(config), patience(config), config.seed)
 
 
 def judge_models(config: AlignConfig) -> list[RewardModel]:
@@ -229,12 +230,12 @@ class _HeldOutModel:
         self, name: str, model: RewardModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
     ) -> None:
         reward = reward_from_model(model, name, instruction=_criteria(judge.instruction))
-        use = _use(config.references)
+        use = reference_use(config)
         if use.combine == "together" and not _knows_sets(model):
             use = ReferenceUse("mean")  # a judge that has to guess what three images mean judges nothing
         self._device = next(model.module.parameters()).device
         self._backbone = model.backbone
-        self._signal = RewardSignal([reward], references=use, seed=config.seed)
+        self._signal = RewardSignal([reward], references=use, patience=patience(config), seed=config.seed)
         self._references = references
         self._batch_size = config.evaluation_batch_size or config.batch_size
         self._shift = judge.shift
@@ -371,10 +372,6 @@ def worst_references(store: ReferenceStore, count: int) -> ReferenceLookup:
 def _knows_sets(model: object) -> bool:
     """Whether a model has learned to look at several reference images in one question."""
     return isinstance(model, Paradigm | RemoteRewardModel) and model.record.reference_mode == "together"
-
-
-def _use(settings: ReferencesConfig) -> ReferenceUse:
-    return ReferenceUse(settings.combine)
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
 from rewarddance.config.loader import dump_config
@@ -30,6 +30,8 @@ _FREE_TO_CHANGE = {
     "data.workers",
     "model.gradient_checkpointing",
     "generator.gradient_checkpointing",
+    "reward_patience.deadline_seconds",
+    "reward_patience.tries",
     "rewards[].service.api_key_env",
     "rewards[].service.concurrency",
     "rewards[].service.tries",
@@ -160,7 +162,7 @@ class RunFolder:
 
     def is_changed(self, config: BaseModel) -> bool:
         """Whether a resumed run with this config would do other updates than the one that wrote here."""
-        changes = _changed(self._stored(), config.model_dump(mode="json")) if self.config.exists() else []
+        changes = _changed(self._stored(config), config.model_dump(mode="json")) if self.config.exists() else []
         return any(change.is_noted for change in changes)
 
     def check(self, config: BaseModel, resume: bool) -> None:
@@ -175,7 +177,7 @@ class RunFolder:
             return
         if not resume:
             raise UsageError(f"{self.path} holds a run already; resume it with --resume, or give another `out`")
-        stored, given = self._stored(), config.model_dump(mode="json")
+        stored, given = self._stored(config), config.model_dump(mode="json")
         fixed = () if _pictures(stored) == _pictures(given) else _SIZE_OF_A_STEP
         refused = [
             change.key
@@ -229,7 +231,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.exists():
-            self._note(_changed(self._stored(), config.model_dump(mode="json")), optimizer_step)
+            self._note(_changed(self._stored(config), config.model_dump(mode="json")), optimizer_step)
         write_text_atomic(self.config, dump_config(config))
         if digests is not None:
             write_json_atomic(self.inputs, {**(self._stored_inputs() or {}), **digests})
@@ -242,8 +244,11 @@ class RunFolder:
             stored = None
         return stored if isinstance(stored, dict) else None
 
-    def _stored(self) -> dict[str, Any]:
-        """The config of the run that is here.
+    def _stored(self, config: BaseModel) -> dict[str, Any]:
+        """The config of the run that is here; a key that came later than the run has its default.
+
+        Args:
+            config: Of the same kind.
 
         Raises:
             UsageError: It is damaged.
@@ -257,7 +262,10 @@ class RunFolder:
                 f"{self.config} is not the config of a run: it is empty or damaged; "
                 "put back what the run was begun with, or give another `out`"
             )
-        return stored
+        try:
+            return type(config).model_validate(stored).model_dump(mode="json")
+        except ValidationError:
+            return stored
 
     def _note(self, changes: Sequence[_Change], optimizer_step: int) -> None:
         lines = self.changes.read_text(encoding="utf-8").splitlines() if self.changes.exists() else []
