@@ -8,7 +8,7 @@ from rewarddance.training.flow_grpo import FlowGrpo
 from rewarddance.training.policy_optimizer import PolicyOptimizer
 from rewarddance.training.reward_signal import RewardSignal, ScorerReward
 from tests.tiny_generators import GENERATOR_FAMILIES, tiny_generator_folder
-from tests.training.stand_in_generator import AT_ONCE, StandInGenerator, align_config, bench_of, redness, rows_of
+from tests.training.stand_in_generator import AT_ONCE, SIDE, StandInGenerator, align_config, bench_of, redness, rows_of
 
 
 def black_box():
@@ -103,6 +103,28 @@ def test_the_divergence_from_the_reference_policy_is_zero_at_first_and_then_grow
     first, second, third = (row["kl"] for row in rows_of(tmp_path / "run/metrics.jsonl"))
     assert first == 0.0
     assert 0.0 < second < third
+
+
+def test_the_divergence_of_the_path_is_logged_in_nats_too(tmp_path):
+    """The sum over latent elements, of which a picture has `3 * side * side`; `kl` is per element."""
+    config = align_config(
+        tmp_path,
+        method=grpo(kl_weight=1e-3, stochastic_steps=3),
+        gradient_accumulation=2,
+        optimizer={"learning_rate": 5e-2, "warmup_share": 0.0},
+        optimizer_steps=2,
+    )
+    align(config, StandInGenerator(), black_box())
+    first, second = rows_of(tmp_path / "run/metrics.jsonl")
+    assert first["method"]["path_kl_nats"] == 0.0
+    assert second["method"]["path_kl_nats"] == pytest.approx(second["kl"] * 3 * SIDE * SIDE, rel=1e-5)
+    assert second["kl"] > 0.0
+
+
+def test_without_a_weight_no_divergence_is_measured(tmp_path):
+    config = align_config(tmp_path, method=grpo())
+    (parts,) = FlowGrpo(bench_of(config, black_box()), config.method).updates(0)
+    assert not any("path_kl_nats" in part.figures for part in parts)
 
 
 def test_a_group_has_one_prompt_and_different_noise(tmp_path):

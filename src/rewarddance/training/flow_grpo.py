@@ -19,7 +19,7 @@ from rewarddance.core.seeding import derive_seed, numpy_rng
 from rewarddance.generators.protocol import Conditions
 from rewarddance.generators.sampling import Trajectory, largest_below_one, sample_sde
 from rewarddance.objectives.group_relative import clipped_ratio_loss, group_advantages
-from rewarddance.objectives.kl import step_kl
+from rewarddance.objectives.kl import path_kl, step_kl
 from rewarddance.objectives.sde import SdeNoise, SdeStep, log_prob, sde_step, stochastic_places
 from rewarddance.training.pause_points import reached
 from rewarddance.training.prompt_draws import Draw
@@ -60,9 +60,9 @@ class FlowGrpo:
         reached("rollout:judged")
         for first in range(0, count, batches):
             yield (
-                self._part(rollout, step, advantage)
+                part
                 for rollout, advantage in judged[first : first + batches]
-                for step in rollout.trajectory.stochastic_steps
+                for part in self._parts(rollout, advantage)
             )
 
     def _rollout(self, optimizer_step: int, draw: Draw) -> _Rollout:
@@ -90,8 +90,14 @@ class FlowGrpo:
         start = int(rng.integers(possible - length + 1))
         return range(start, start + length)
 
-    def _part(self, rollout: _Rollout, step: int, advantages: Float[Tensor, " batch"]) -> LossPart:
-        """Loss of one denoising step of one batch."""
+    def _parts(self, rollout: _Rollout, advantages: Float[Tensor, " batch"]) -> Iterator[LossPart]:
+        """Losses of one batch; the last one tells the divergence of the whole path, where it is measured."""
+        nats: list[Tensor] = []
+        for step in rollout.trajectory.stochastic_steps:
+            yield self._part(rollout, step, advantages, nats)
+
+    def _part(self, rollout: _Rollout, step: int, advantages: Float[Tensor, " batch"], nats: list[Tensor]) -> LossPart:
+        """Loss of one denoising step of one batch; adds the step's divergence to `nats` where it is measured."""
         bench, trajectory = self._bench, rollout.trajectory
         latents, sigma = trajectory.latents[step], trajectory.sigmas[step]
         velocity = bench.policy.velocity(latents, sigma, rollout.conditions, bench.guidance)
@@ -110,6 +116,7 @@ class FlowGrpo:
             loss = loss + self._settings.kl_weight * bench.pull * kl.mean()
             # Of the whole path, since all of its steps are averaged.
             distance = kl.detach() * len(trajectory.stochastic_steps)
+            nats.append(kl.detach() * latents[0].numel())
         share = bench.config.gradient_accumulation * len(trajectory.stochastic_steps)
         figures = {
             "ratio": ratio.mean_ratio,
@@ -117,6 +124,8 @@ class FlowGrpo:
             "clip_share": ratio.clip_share,
             "advantage_size": float(advantages.abs().mean()),
         }
+        if len(nats) == len(trajectory.stochastic_steps):
+            figures["path_kl_nats"] = float(path_kl(torch.stack(nats)).mean())
         return LossPart(loss / share, rollout.draw.prompts, rollout.values.proxy, distance, figures)
 
     def _transition(self, trajectory: Trajectory, step: int, velocity: Float[Tensor, " batch *latent"]) -> SdeStep:
