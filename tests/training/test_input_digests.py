@@ -22,6 +22,7 @@ from tests.training.stand_in_generator import align_config
 PROMPTS = ("a red thing", "a blue thing", "a small green thing", "a small red thing")
 SETTINGS = TournamentSettings("g", "j", candidates=3, top=2)
 EVERYTHING = {
+    "generator.adapter",
     "generator.path",
     "judges.0.model",
     "prompts.held_out",
@@ -59,7 +60,7 @@ def config(tmp_path: Path) -> AlignConfig:
     make_references(pictures, Brighter(), items(*PROMPTS), inputs / "references", SETTINGS)
     settings = align_config(
         tmp_path,
-        generator={"path": str(generator)},
+        generator={"path": str(generator), "adapter": str(model_folder(inputs / "adapter"))},
         rewards=[{"model": str(reward), "instruction": str(inputs / "criteria.yaml")}],
         judges=[{"model": str(judge)}],
         regulariser={"pretraining_weight": 1.0, "pretraining_data": str(inputs / "pictures.jsonl")},
@@ -83,6 +84,7 @@ def test_everything_that_a_run_reads_is_watched(config: AlignConfig):
     ("name", "content", "key"),
     [
         ("generator/model.safetensors", "other weights", "generator.path"),
+        ("adapter/model.safetensors", "other weights", "generator.adapter"),
         ("judge/model.safetensors", "other weights", "judges.0.model"),
         ("reward/rewarddance.json", '{"kind": "scalar"}', "rewards.0.model"),
         ("criteria.yaml", CRITERIA.format(text="Look twice."), "rewards.0.instruction"),

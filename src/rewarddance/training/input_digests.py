@@ -38,6 +38,8 @@ def input_digests(config: AlignConfig, without: Collection[str] = ()) -> dict[st
     }
     if "generator" not in without:
         found["generator.path"] = _model(config.generator.path, config.out)
+        adapter = config.generator.adapter
+        found["generator.adapter"] = None if adapter is None else _model(str(adapter), config.out)
     if "references" not in without:
         found["references.folder"] = _references(config)
     asked: dict[str, Sequence[RewardConfig | JudgeConfig]] = {"rewards": config.rewards, "judges": config.judges}
