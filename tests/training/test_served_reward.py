@@ -115,6 +115,30 @@ def test_a_question_that_fails_for_good_is_asked_once(folder, server):
     assert len(server.bodies) <= 4  # two samples in both orders
 
 
+def test_an_answer_that_a_service_does_not_list_stops_the_run_with_its_cause_and_the_remedy(folder, model):
+    with chat_server(model_answers(model, knows_token_ids=False)) as plain:
+        signal = configured_reward(config(folder, plain, top_log_probabilities=2))
+
+        with pytest.raises(RewardError) as caught:
+            signal.judge(samples(), ["a cat", "a dog"], [[torch.zeros(3, 32, 32)]] * 2)
+
+    message = str(caught.value)
+    assert "no_answer: yes and no is not among the 2 tokens that the service lists" in message
+    assert "raise service.top_log_probabilities where it allows that" in message
+    assert "lists the tokens that are named to it (vLLM, `rewarddance serve`; service.names_tokens)" in message
+    assert message.endswith("mend the reward, then resume")
+
+
+def test_other_failures_of_a_service_are_told_without_that_remedy(folder, server):
+    server.lasting_mood = "no_log_probabilities"
+    signal = configured_reward(config(folder, server))
+
+    with pytest.raises(RewardError) as caught:
+        signal.judge(samples(), ["a cat", "a dog"], [[torch.zeros(3, 32, 32)]] * 2)
+
+    assert "top_log_probabilities" not in str(caught.value)
+
+
 def test_a_service_keeps_the_deadline_and_the_tries_of_its_config(folder, server):
     signal = configured_reward(config(folder, server, deadline_seconds=0.2, tries=2))
     server.lasting_mood = "hang"

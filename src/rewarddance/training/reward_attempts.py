@@ -25,6 +25,7 @@ from torch import Tensor
 from rewarddance.core.errors import RewardDanceError, RewardError, UsageError
 
 _LONGEST_CAUSE = 200
+_LONGEST_ADVICE = 600  # our own errors say at their end what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ def _error(name: str, cause: str, tries: int) -> RewardError:
 def in_one_line(error: BaseException) -> str:
     """What an error says, however many lines it takes."""
     words = " ".join(str(error).split()) or "without a message"
-    return words if len(words) <= _LONGEST_CAUSE else f"{words[:_LONGEST_CAUSE]}..."
+    limit = _LONGEST_ADVICE if isinstance(error, RewardDanceError) else _LONGEST_CAUSE
+    return words if len(words) <= limit else f"{words[:limit]}..."
 
 
 def _checked(scores: object, prompts: Sequence[str]) -> Float[Tensor, " batch"]:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from rewarddance.core.errors import RewardError, UsageError
-from rewarddance.core.types import Judgement, JudgementRequest
+from rewarddance.core.types import Judgement, JudgementRequest, Status
+from rewarddance.rewards.chat_replies import FailureKind
 from rewarddance.rewards.checkpointed_layers import checkpoint_layers
 from rewarddance.rewards.protocol import ReferenceMode, RewardModel
 
@@ -23,6 +24,11 @@ _IMAGE_AXES = 3
 
 Shown = Float[Tensor, "... channels _ _"]
 """What one sample is judged against: an image, or several that are shown together, with an axis of their own."""
+
+_UNLISTED = (
+    "the service lists too few tokens to read a sure answer: raise service.top_log_probabilities where it allows that, "
+    "or use one that lists the tokens that are named to it (vLLM, `rewarddance serve`; service.names_tokens)"
+)
 
 Scorer = Callable[[Tensor, Sequence[str]], Sequence[float]]
 """A black box: from pixels (batch, 3, height, width) in [0, 1] and prompts to one number a sample; higher is better."""
@@ -269,8 +275,14 @@ def _images(shown: Shown) -> Image.Image | tuple[Image.Image, ...]:
 def _reward_of(judgement: Judgement) -> float:
     if judgement.reward is None:
         # Whoever judges has tried again already, where that could help.
-        raise RewardError(f"a judgement is {judgement.status.value}: {judgement.message}")
+        raise RewardError(f"a judgement is {judgement.status.value}: {judgement.message}{_remedy(judgement)}")
     return judgement.reward
+
+
+def _remedy(judgement: Judgement) -> str:
+    """What to do about an answer that a service did not list; for other failures, their own words do."""
+    is_unlisted = (judgement.message or "").startswith(FailureKind.NO_ANSWER.value)
+    return f"; {_UNLISTED}" if judgement.status is Status.FAILED and is_unlisted else ""
 
 
 def _rows_by_size(count: int, references: Sequence[Shown] | None) -> list[list[int]]:
