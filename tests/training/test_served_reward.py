@@ -155,7 +155,9 @@ def test_a_method_that_climbs_the_gradient_refuses_a_service(folder, server):
         config(folder, server, method="refl")
 
 
-def test_a_run_does_not_start_with_a_service_that_scores_otherwise(folder, model, server, tmp_path: Path):
+def test_a_run_does_not_start_with_a_service_that_scores_otherwise(
+    folder, model, server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "blue.png")
     comparison = Comparison("a", "a red square", Media(tmp_path / "red.png"), Media(tmp_path / "blue.png"), "first")
@@ -166,5 +168,16 @@ def test_a_run_does_not_start_with_a_service_that_scores_otherwise(folder, model
     connected = reward_models(config(folder, server, parity=str(tmp_path / "right.json")))
 
     assert isinstance(connected[0], RemoteRewardModel)
+    assert caplog.text == ""
     with pytest.raises(ModelError, match="other weights"):
         reward_models(config(folder, server, parity=str(tmp_path / "wrong.json")))
+
+
+def test_a_service_that_nobody_has_checked_is_trusted_with_a_line_that_says_how_to_check_it(
+    folder, server, caplog: pytest.LogCaptureFixture
+):
+    reward_models(config(folder, server))
+
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{server.url} is trusted to score as the model itself does")
+    assert line.endswith("`rewarddance parity --out FILE` compares them, and service.parity names that file")

@@ -85,7 +85,7 @@ class ServiceOptions:
             DataError: The file with known answers cannot be used.
         """
         from rewarddance.rewards.chat_endpoint import EndpointSettings
-        from rewarddance.rewards.parity import require_parity
+        from rewarddance.rewards.parity import check_parity
         from rewarddance.rewards.remote import connect_reward_model
         from rewarddance.rewards.served_backbone import ServedSettings
 
@@ -103,8 +103,7 @@ class ServiceOptions:
         answers = ServedSettings(self.top_logprobs, self.token_ids)
         served = connect_reward_model(endpoint, None if self.zero_shot else model, kind, answers)
         with closing(served):
-            if self.parity is not None:
-                require_parity(self.url, served, self.parity, self.parity_limit)
+            check_parity(self.url, served, self.parity, self.parity_limit, "--parity")
             yield served
 
 

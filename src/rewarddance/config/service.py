@@ -21,7 +21,7 @@ class ServiceConfig(BaseModel):
 
     parity: Path | None = None
     """File of `rewarddance parity --out`: the run does not start with a service that scores otherwise; null trusts
-    it."""
+    it, and says so in one line."""
 
     parity_limit: float = Field(default=0.02, ge=0, le=1)
     """Largest difference of scores from those in that file; four times as much, and 2 % of themselves, for

@@ -6,6 +6,7 @@ file, they tell it again at the start of every run, without the weights.
 """
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ DEFAULT_LIMIT = 0.02
 """Largest difference of scores that passes; room for bfloat16 on one side and other kernels on the other."""
 
 PARITY_BEGINS = '[\n  {\n    "prompt":'
+
+_log = logging.getLogger(__name__)
 
 _STEEPEST = 0.25  # of the sigmoid, at log-odds 0
 _LOG_ODDS_SHARE = 0.02  # of the log-odds themselves, which are rounded relative to their size
@@ -178,6 +181,31 @@ def read_parity(path: Path) -> list[ParityQuestion]:
     if not found or not all(math.isfinite(question.log_odds) for question in found):
         raise DataError(f"{path} holds no usable answers; write it again with `rewarddance parity --out`")
     return found
+
+
+def check_parity(name: str, served: ParityJudge, path: Path | None, limit: float, setting: str) -> None:
+    """Go on with a service that gives the scores that are known; of one without known scores, people are told so.
+
+    Args:
+        name: Of the service, for messages.
+        served: Asks it.
+        path: What `write_parity` wrote; None trusts the service.
+        limit: Largest difference of scores.
+        setting: What names the file, for the warning.
+
+    Raises:
+        ModelError: A score differs by more, or the service does not answer.
+        DataError: The file cannot be used.
+    """
+    if path is None:
+        _log.warning(
+            "%s is trusted to score as the model itself does: other weights, chat templates or image sizes "
+            "would show nowhere; `rewarddance parity --out FILE` compares them, and %s names that file",
+            name,
+            setting,
+        )
+        return
+    require_parity(name, served, path, limit)
 
 
 def require_parity(name: str, served: ParityJudge, path: Path, limit: float) -> None:

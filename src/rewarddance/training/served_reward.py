@@ -5,7 +5,7 @@ from pathlib import Path
 from rewarddance.config.alignment import RewardConfig
 from rewarddance.config.service import ServiceConfig
 from rewarddance.rewards.chat_endpoint import EndpointSettings
-from rewarddance.rewards.parity import require_parity
+from rewarddance.rewards.parity import check_parity
 from rewarddance.rewards.remote import RemoteRewardModel, connect_reward_model
 from rewarddance.rewards.served_backbone import ServedSettings
 from rewarddance.training.reward_scorers import JudgeReward
@@ -36,8 +36,7 @@ def connected_reward(reward: RewardConfig, service: ServiceConfig) -> RemoteRewa
         reward.model,
         served=ServedSettings(service.top_log_probabilities, service.names_tokens),
     )
-    if service.parity is not None:
-        require_parity(service.url, model, service.parity, service.parity_limit)
+    check_parity(service.url, model, service.parity, service.parity_limit, "service.parity")
     return model
 
 
