@@ -1,11 +1,14 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rewarddance.core.fingerprints import generator_fingerprint
 from rewarddance.data.references import ReferenceStore
+from rewarddance.rewards.loading import load_reward_model, new_reward_model
+from tests.chat_server import ChatServer, chat_server, model_answers
 from tests.cli.command_line import contents, error_of, run
 from tests.tiny_generators import tiny_adapter_folder, tiny_generator_folder
 from tests.tiny_models import save_tiny_model
@@ -195,3 +198,69 @@ def test_an_adapter_of_the_generator_makes_other_pictures_and_other_references(
     before, after = contents(made / pictures), contents(tmp_path / "out" / pictures)
     assert not set(before.values()) & set(after.values())
     assert "generator" in error_of(capsys, "references", *words, "--out", made, code=2)
+
+
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> Path:
+    """A reward model that is asked otherwise than an untrained one: briefly."""
+    new_reward_model(workplace / "model", "pairwise", instruction="brief", device="cpu").save(workplace / "trained")
+    return workplace / "trained"
+
+
+@pytest.fixture(scope="module")
+def service(trained: Path) -> Iterator[ChatServer]:
+    with chat_server(model_answers(load_reward_model(trained, device="cpu"))) as server:
+        yield server
+
+
+@pytest.fixture
+def server(service: ChatServer) -> ChatServer:
+    service.calm_down()
+    return service
+
+
+def served(workplace: Path, model: Path, out: Path, url: str, *options: object) -> tuple[object, ...]:
+    line = ("references", workplace / "generator", model, workplace / "prompts.txt", "--out", out)
+    few = ("--candidates", 3, "--top", 1, "--steps", 2, "--limit", 1)
+    return (*line, *few, "--url", url, "--served-model", "tiny", "--tries", 1, *options)
+
+
+@pytest.mark.parametrize("record", [".", "rewarddance.json"], ids=["folder", "record_alone"])
+def test_a_service_chooses_the_pictures_that_its_model_chooses_here(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, record: str
+):
+    assert run(*served(workplace, trained / record, tmp_path / "served", server.url)) == 0
+    assert len(server.bodies) == 6  # three pairs in both orders
+    line = ("references", workplace / "generator", trained, workplace / "prompts.txt", "--out", tmp_path / "local")
+    assert run(*line, "--candidates", 3, "--top", 1, "--steps", 2, "--limit", 1) == 0
+    rows = [ReferenceStore.open(tmp_path / name).get("a red circle") for name in ("served", "local")]
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert [one.seed for one in rows[0].candidates] == [one.seed for one in rows[1].candidates]
+    rewards = [[one.reward for one in row.candidates] for row in rows if row is not None]
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
+
+
+def test_references_of_another_service_are_not_taken_for_those_of_this_one(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(*served(workplace, trained, tmp_path, server.url)) == 0
+    message = error_of(capsys, *served(workplace, trained, tmp_path, "http://127.0.0.1:9/v1"), code=2)
+    assert "begun with another judge" in message
+
+
+def test_an_outage_of_the_judge_is_made_up_for_by_the_same_command(
+    workplace: Path, trained: Path, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = served(workplace, trained, tmp_path, server.url, "--concurrency", 1)
+    server.misbehave("503")
+    assert run(*line) == 1
+    assert "0: 1 judgements had no answer; the same command asks again" in capsys.readouterr().out
+    assert run(*line) == 0
+
+
+def test_options_of_a_service_without_one_are_refused(workplace: Path, capsys: pytest.CaptureFixture[str]):
+    line = ("references", *named(workplace), "--out", workplace / "never", *FEW)
+    assert "--top-logprobs is for a service; give --url as well" in error_of(capsys, *line, "--top-logprobs", 7, code=2)
+    message = error_of(capsys, *line, "--url", "http://127.0.0.1:9/v1", code=2)
+    assert "--url needs --served-model" in message

@@ -1,13 +1,15 @@
 """`rewarddance references`: the best of a generator's own pictures for every prompt of a list."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import generator_location, judge_location
+from rewarddance.cli.model_names import LAB_PREFIX, generator_location, judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -27,6 +29,21 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars, progress
+from rewarddance.cli.search_service import ServiceOptions
+from rewarddance.cli.service_options import (
+    ApiKeyEnv,
+    Concurrency,
+    Deadline,
+    Parity,
+    ParityLimit,
+    RequestFields,
+    ServedModel,
+    TokenIds,
+    TopLogProbabilities,
+    Tries,
+    Url,
+    ZeroShot,
+)
 from rewarddance.core.errors import UsageError
 from rewarddance.core.files import sha256_of
 from rewarddance.core.fingerprints import generator_fingerprint, model_fingerprint
@@ -71,6 +88,18 @@ def references(
     ] = None,
     instruction: Instruction = None,
     max_failed_share: MaxFailedShare = 0.0,
+    url: Url = None,
+    served_model: ServedModel = None,
+    zero_shot: ZeroShot = False,
+    parity: Parity = None,
+    parity_limit: ParityLimit = 0.02,
+    top_logprobs: TopLogProbabilities = 20,
+    token_ids: TokenIds = True,
+    api_key_env: ApiKeyEnv = None,
+    request_fields: RequestFields = None,
+    concurrency: Concurrency = 8,
+    tries: Tries = 5,
+    deadline: Deadline = 120.0,
     adapter: Adapter = None,
     revision: Revision = None,
     generator_revision: Annotated[
@@ -92,11 +121,28 @@ def references(
 
     if (height is None) != (width is None):
         raise UsageError("--height and --width go together; give both or neither")
+    service = ServiceOptions(
+        url,
+        served_model,
+        zero_shot or (url is not None and model.startswith(LAB_PREFIX)),
+        parity,
+        parity_limit,
+        top_logprobs,
+        token_ids,
+        api_key_env,
+        request_fields,
+        concurrency,
+        tries,
+        deadline,
+    )
+    service.check(model, adapter, revision)
     named = criteria(instruction)
     maker, judge = generator_location(generator), judge_location(model)
     fingerprint = model_fingerprint(judge, adapter, revision, kind)
     if isinstance(named, Path):
         fingerprint = f"{fingerprint} {sha256_of(named)}"  # a file of criteria counts by its content
+    if service.record is not None:
+        fingerprint = f"{fingerprint} {dumps(service.record)}"
     settings = TournamentSettings(
         generator=generator_fingerprint(maker, generator_revision, generator_adapter),
         judge=fingerprint,
@@ -119,11 +165,16 @@ def references(
         loaded = load_generator(maker, device, dtype, generator_revision, trust_remote_code, generator_adapter)
         return pictures_of(loaded, size, steps, guidance, batch_size)
 
-    def load_model() -> "Ranker":
+    @contextmanager
+    def judging() -> Iterator["Ranker"]:
         from rewarddance.rewards.loading import load_reward_model
 
         hide_transformers_bars()
-        return load_reward_model(
+        if service.url is not None:
+            with service.connected(judge, kind) as served:
+                yield served
+            return
+        yield load_reward_model(
             judge,
             device=device,
             dtype=dtype,
@@ -133,7 +184,7 @@ def references(
             trust_remote_code=trust_remote_code,
         )
 
-    summary = _make(read_prompts(prompts)[:limit], out, settings, load_generate, load_model)
+    summary = _make(read_prompts(prompts)[:limit], out, settings, load_generate, judging)
     _print_summary(summary, out, as_json=json)
     lacking = {*summary.without_references, *summary.unanswered}
     raise typer.Exit(0 if len(lacking) <= max_failed_share * summary.prompts else 1)
@@ -144,16 +195,18 @@ def _make(
     out: Path,
     settings: "TournamentSettings",
     load_generate: "Callable[[], Generate]",
-    load_model: "Callable[[], Ranker]",
+    judging: "Callable[[], AbstractContextManager[Ranker]]",
 ) -> "ReferenceSummary":
     from rewarddance.data.reference_writing import ReferenceWriter, missing_prompts
     from rewarddance.search.references import make_references
 
     if not missing_prompts(out, asdict(settings), prompts):
         return ReferenceWriter(out, asdict(settings)).finish(prompts, resumed=len(prompts))
-    generate, model = load_generate(), load_model()
-    with progress("judging prompts", len({item.prompt for item in prompts})) as show:
-        return make_references(generate, model, prompts, out, settings, on_progress=show)
+    # The judge first: a service that is not fit for it says so before the generator is loaded.
+    with judging() as model:
+        generate = load_generate()
+        with progress("judging prompts", len({item.prompt for item in prompts})) as show:
+            return make_references(generate, model, prompts, out, settings, on_progress=show)
 
 
 def _print_summary(summary: "ReferenceSummary", out: Path, as_json: bool) -> None:

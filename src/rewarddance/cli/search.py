@@ -34,14 +34,18 @@ from rewarddance.cli.search_settings import (
     size_of,
 )
 from rewarddance.cli.service_options import (
-    PANEL,
     ApiKeyEnv,
     Concurrency,
     Deadline,
+    Parity,
+    ParityLimit,
     RequestFields,
+    ServedModel,
     TokenIds,
     TopLogProbabilities,
     Tries,
+    Url,
+    ZeroShot,
 )
 
 if TYPE_CHECKING:
@@ -134,45 +138,11 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="State the budget, and stop.")] = False,
     instruction: Instruction = None,
     max_failed_share: MaxFailedShare = 0.0,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="Ask MODEL behind this OpenAI-compatible service, up to `/v1`; MODEL is the folder of what it serves, "
-            "or its `rewarddance.json` alone.",
-            show_default=False,
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
-    served_model: Annotated[
-        str | None,
-        typer.Option(help="The service's name for MODEL.", show_default=False, rich_help_panel=PANEL),
-    ] = None,
-    zero_shot: Annotated[
-        bool,
-        typer.Option(
-            "--zero-shot",
-            help="MODEL was never trained as a reward model: ask it as --kind says. `lab:SIZE` always is.",
-            rich_help_panel=PANEL,
-        ),
-    ] = False,
-    parity: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of `rewarddance parity --out`: nothing is searched with a service that scores otherwise.",
-            show_default=False,
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
-    parity_limit: Annotated[
-        float,
-        typer.Option(
-            callback=finite,
-            min=0,
-            max=1,
-            help="Largest difference of scores from those in that file.",
-            rich_help_panel=PANEL,
-        ),
-    ] = 0.02,
+    url: Url = None,
+    served_model: ServedModel = None,
+    zero_shot: ZeroShot = False,
+    parity: Parity = None,
+    parity_limit: ParityLimit = 0.02,
     top_logprobs: TopLogProbabilities = 20,
     token_ids: TokenIds = True,
     api_key_env: ApiKeyEnv = None,

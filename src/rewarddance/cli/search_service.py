@@ -1,4 +1,4 @@
-"""The service that `rewarddance search` may ask about MODEL instead of loading it."""
+"""The service that `rewarddance search` and `references` may ask about MODEL instead of loading it."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """Options of a search that need `--url`; names and defaults are those of the options."""
+    """Options of a command that need `--url`; names and defaults are those of the options."""
 
     url: str | None = None
     served_model: str | None = None

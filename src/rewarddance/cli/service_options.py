@@ -1,6 +1,7 @@
 """Options of every command that asks a service, with one meaning each."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,45 @@ from rewarddance.core.errors import UsageError
 PANEL = "Service"
 """Heading under which `--help` lists these options."""
 
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask MODEL behind this OpenAI-compatible service, up to `/v1`; MODEL is the folder of what it serves, "
+        "or its `rewarddance.json` alone.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(help="The service's name for MODEL.", show_default=False, rich_help_panel=PANEL),
+]
+ZeroShot = Annotated[
+    bool,
+    typer.Option(
+        "--zero-shot",
+        help="MODEL was never trained as a reward model: ask it as --kind says. `lab:SIZE` always is.",
+        rich_help_panel=PANEL,
+    ),
+]
+Parity = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of `rewarddance parity --out`: nothing is begun with a service that scores otherwise.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+ParityLimit = Annotated[
+    float,
+    typer.Option(
+        callback=finite,
+        min=0,
+        max=1,
+        help="Largest difference of scores from those in that file.",
+        rich_help_panel=PANEL,
+    ),
+]
 ApiKeyEnv = Annotated[
     str | None,
     typer.Option(
