@@ -468,6 +468,20 @@ def test_a_dry_run_knows_that_a_pointwise_reward_needs_no_references(recipe: Rec
     assert run("align", recipe.write(), "--dry-run", *words) == 0
 
 
+def test_a_dry_run_leaves_out_of_the_plan_what_a_service_holds(
+    recipe: Recipe, judge: Path, capsys: pytest.CaptureFixture[str]
+):
+    service = {"url": "http://127.0.0.1:9/v1", "served_model": "large", "zero_shot": True}
+    judges = [
+        {"model": "somebody/large", "kind": "pointwise", "service": service},
+        {"model": str(judge), "kind": "pointwise", "shift": 1, "dtype": "bfloat16"},
+    ]
+    assert run("align", recipe.write(judges=judges, guard={}), "--dry-run", "--json") == 0
+    parts = {part["name"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert [name for name in parts if name.startswith("judge ")] == ["judge judge"]
+    assert parts["judge judge"]["weights"] == 2 * parts["judge judge"]["parameters"]
+
+
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])
 def test_a_reference_image_that_is_another_one_is_named_before_the_run_begins(
     recipe: Recipe, references: Path, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -711,7 +711,10 @@ def test_parts_that_the_caller_made_may_change_and_what_the_config_names_instead
     ("changes", "key"),
     [
         ({"optimizer": {"learning_rate": 5e-3, "warmup_share": 0.5}}, "another optimizer.warmup_share;"),
-        ({"rewards": [{"model": "unused_reward"}, {"model": "more"}]}, "another rewards.1.model, rewards.1.weight;"),
+        (
+            {"rewards": [{"model": "unused_reward"}, {"model": "more"}]},
+            "another rewards.1.dtype, rewards.1.model, rewards.1.weight;",
+        ),
         ({"batch_size": 4}, "another batch_size;"),
     ],
 )
@@ -769,6 +772,29 @@ def test_a_reward_server_may_move(tmp_path):
     heavier = moved.model_copy(update={"rewards": (reward.model_copy(update={"weight": 2.0}),)})
     with pytest.raises(UsageError, match=r"another rewards\.0\.weight;"):
         align(heavier, StandInGenerator(), reward_of(), resume=True)
+
+
+def test_a_judge_server_may_move(tmp_path):
+    def judged(url, **service):
+        judge = {"model": "judge", "service": {"url": url, "served_model": "judge", **service}}
+        return align_config(tmp_path, judges=[judge])
+
+    align(judged("http://one/v1"), StandInGenerator(), reward_of(), judges=JUDGES)
+    align(judged("http://two/v1", concurrency=4), StandInGenerator(), reward_of(), judges=JUDGES, resume=True)
+    (row,) = rows_of(tmp_path / "run/changes.jsonl")
+    assert (row["key"], row["now"]) == ("judges.0.service.url", "http://two/v1")
+
+
+def test_a_run_that_was_begun_before_a_key_came_is_resumed_with_the_key_s_default(tmp_path):
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), guard=ScriptedGuard("stop"))
+    stored = tmp_path / "run/config.yaml"
+    lines = stored.read_text(encoding="utf-8").splitlines(keepends=True)
+    stored.write_text("".join(line for line in lines if "dtype:" not in line), encoding="utf-8")
+    align(align_config(tmp_path), StandInGenerator(), reward_of(), resume=True)
+    assert not (tmp_path / "run/changes.jsonl").exists()
+    other = align_config(tmp_path, rewards=[{"model": "unused_reward", "dtype": "bfloat16"}])
+    with pytest.raises(UsageError, match=r"another rewards\.0\.dtype;"):
+        align(other, StandInGenerator(), reward_of(), resume=True)
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):

@@ -67,6 +67,13 @@ def test_parameters_are_those_of_the_stored_tensors(generator: Path, judge: Path
     assert part(plan_of(generator, judge), "reward tiny").parameters == sum(t.numel() for t in stored.values())
 
 
+def test_a_reward_model_of_half_the_precision_has_half_the_weights(generator: Path, judge: Path):
+    half = StoredModel("half", str(judge), dtype="bfloat16")
+    plan = plan_memory(config_of(generator, judge), StoredModel("generator", str(generator)), [half])
+    found = part(plan, "reward half")
+    assert found.weights == 2 * found.parameters
+
+
 def test_what_learns_is_what_the_policy_trains(generator: Path, judge: Path):
     for lora in (GeneratorLoraConfig(rank=3, alpha=6), None):
         tree = None if lora is None else lora.model_dump()

@@ -7,13 +7,19 @@ from PIL import Image
 from pydantic import ValidationError
 
 from rewarddance.config.alignment import AlignConfig
-from rewarddance.core.errors import ModelError, RewardError
+from rewarddance.core.errors import ModelError, RewardError, UsageError
 from rewarddance.core.types import Comparison, Media
 from rewarddance.rewards.loading import load_reward_model, new_reward_model
 from rewarddance.rewards.parity import known_answers, write_parity
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
-from rewarddance.training.alignment_inputs import configured_reward, reward_models
+from rewarddance.training.alignment_inputs import (
+    configured_judges,
+    configured_reward,
+    diversity_features,
+    reward_models,
+)
+from rewarddance.training.judging_models import stored_kind
 from rewarddance.training.reward_signal import Patience, RewardSignal, image_from_pixels
 from rewarddance.training.served_reward import served_reward
 from tests.chat_server import ChatServer, chat_server, model_answers
@@ -171,6 +177,59 @@ def test_a_run_does_not_start_with_a_service_that_scores_otherwise(
     assert caplog.text == ""
     with pytest.raises(ModelError, match="other weights"):
         reward_models(config(folder, server, parity=str(tmp_path / "wrong.json")))
+
+
+def judged_by(*judges: dict[str, object], **changes: object) -> AlignConfig:
+    tree = {"generator": {"path": "g"}, "rewards": [{"model": "other"}], "prompts": {"train": "prompts.txt"}}
+    return AlignConfig.model_validate(tree | {"judges": list(judges)} | changes)
+
+
+def test_a_served_judge_watches_a_method_that_climbs_the_gradient_with_the_model_s_own_log_odds(folder, model, server):
+    references = [[torch.zeros(3, 32, 32)], [torch.ones(3, 32, 32)]]
+    service = {"url": server.url, "served_model": "tiny"}
+    own = {"model": str(folder), "shift": 2}
+
+    def opinions(judge: dict[str, object]) -> list[float]:
+        (asked,) = configured_judges(judged_by(judge, evaluation_batch_size=1), lambda asked: references[:1]).values()
+        return list(asked(samples(), ["a cat", "a dog"]))
+
+    assert opinions(own | {"service": service}) == pytest.approx(opinions(own), abs=1e-4)
+    assert len(server.bodies) == 4  # two pictures in both orders
+
+
+def test_diversity_is_seen_by_the_first_judge_that_runs_here(folder, server):
+    served = {"model": str(folder), "service": {"url": server.url, "served_model": "tiny"}}
+    config = judged_by(served, {"model": str(folder), "shift": 1})
+    judges = configured_judges(config, lambda prompts: None)
+
+    features = diversity_features(config, judges)
+    assert features is not None
+    assert len(features(samples())) == 2
+    assert diversity_features(config, dict(list(judges.items())[:1])) is None
+
+
+def test_an_untrained_served_judge_is_asked_as_its_kind_says(server):
+    service = {"url": server.url, "served_model": "tiny", "zero_shot": True, "request_fields": {"top_logprobs": 1000}}
+    config = judged_by({"model": "somebody/large", "kind": "pointwise", "service": service})
+    assert stored_kind(config.judges[0]) == "pointwise"
+    (judge,) = configured_judges(config, lambda prompts: None).values()
+
+    assert len(judge(samples(), ["a cat", "a dog"])) == 2
+    shown = [[part["type"] for part in body["messages"][0]["content"]].count("image_url") for body in server.bodies]
+    assert shown == [1, 1]
+    assert not any("logprob_token_ids" in body for body in server.bodies)
+
+
+def test_a_trained_model_is_not_asked_zero_shot(folder, server):
+    with pytest.raises(UsageError, match=r"says how it is asked; leave service\.zero_shot out"):
+        reward_models(config(folder, server, zero_shot=True))
+
+
+@pytest.mark.parametrize("given", [{"adapter": "a"}, {"revision": "v1"}, {"dtype": "bfloat16"}])
+def test_what_a_service_decides_is_not_said_of_a_served_model(given: dict[str, object]):
+    served = {"model": "m", "service": {"url": "http://one/v1", "served_model": "m"}}
+    with pytest.raises(ValidationError, match=f"{next(iter(given))} is for a model that is loaded here"):
+        judged_by(served | given)
 
 
 def test_a_service_that_nobody_has_checked_is_trusted_with_a_line_that_says_how_to_check_it(

@@ -1,5 +1,6 @@
 """`rewarddance align`: tune a generator with a reward model, and watch for reward hacking."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from rewarddance.cli.report import REPORT_NAME
 
 if TYPE_CHECKING:
     from rewarddance.config.alignment import AlignConfig
+    from rewarddance.config.alignment_rewards import AskedModel
     from rewarddance.training.alignment import AlignmentResult
     from rewarddance.training.memory_plan import MemoryPlan, StoredModel
 
@@ -99,12 +101,8 @@ def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
     plan = plan_memory(
         found,
         StoredModel(settings.generator.path, found.generator.path, found.generator.revision),
-        [
-            _stored(each.model, there.model)
-            for each, there in zip(settings.rewards, found.rewards, strict=True)
-            if each.service is None
-        ],
-        [_stored(each.model, there.model) for each, there in zip(settings.judges, found.judges, strict=True)],
+        _stored(settings.rewards, found.rewards),
+        _stored(settings.judges, found.judges),
     )
     if as_json:
         parts = [asdict(part) | {"total": part.total} for part in plan.parts]
@@ -115,10 +113,21 @@ def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
         _print_memory(plan)
 
 
-def _stored(name: str, location: str) -> "StoredModel":
+def _stored(named: "Sequence[AskedModel]", found: "Sequence[AskedModel]") -> "list[StoredModel]":
+    """What will be loaded of rewards or judges; a service holds the others."""
     from rewarddance.training.memory_plan import StoredModel
 
-    return StoredModel(Path(name).name if "/" in name else name, location)
+    return [
+        StoredModel(
+            Path(each.model).name if "/" in each.model else each.model, there.model, there.revision, there.dtype
+        )
+        for each, there in zip(named, found, strict=True)
+        if each.service is None
+    ]
+
+
+def _short(name: str) -> str:
+    return Path(name).name if "/" in name else name
 
 
 def _print_memory(plan: "MemoryPlan") -> None:

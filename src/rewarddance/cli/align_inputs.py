@@ -11,10 +11,9 @@ from rewarddance.core.fingerprints import model_fingerprint
 if TYPE_CHECKING:
     from rewarddance.config.alignment import AlignConfig
     from rewarddance.generators.protocol import Generator
-    from rewarddance.rewards.protocol import RewardModel
-    from rewarddance.rewards.remote import RemoteRewardModel
     from rewarddance.training.alignment_run import ExtraCurves, RefreshReferences
     from rewarddance.training.guard_observation import HeldOutJudge
+    from rewarddance.training.judging_models import JudgingModel
     from rewarddance.training.reward_signal import RewardSignal
     from rewarddance.training.workbench import ReferenceLookup
 
@@ -78,7 +77,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     if resume and config.makes_references:
         _forget_other_references(config)
     load.require_other_judges(found)
-    load.require_adapter(found)
+    load.require_generator_adapter(found)
     training = load.training_prompts(found)
     evaluated = load.evaluation_prompts(found, training)
     pretraining_pictures(found)
@@ -142,9 +141,7 @@ def _gold(config: "AlignConfig", prompts: "Sequence[str]") -> "ExtraCurves | Non
     return gold_curves(prompts, GOLD_SAMPLES, seed=0)
 
 
-def _refresher(
-    config: "AlignConfig", model: "RewardModel | RemoteRewardModel", prompts: tuple[str, ...]
-) -> "RefreshReferences":
+def _refresher(config: "AlignConfig", model: "JudgingModel", prompts: tuple[str, ...]) -> "RefreshReferences":
     """New references are made as the first ones were, but by the policy; the run's first reward model judges them."""
     from rewarddance.data.prompts import PromptItem
     from rewarddance.data.references import ReferenceStore
@@ -154,7 +151,8 @@ def _refresher(
 
     assert config.references.folder is not None  # `require_first_references`
     first = TournamentSettings(**ReferenceStore.open(config.references.folder).settings)
-    settings = replace(first, judge=model_fingerprint(config.rewards[0].model, None, None, None))
+    judge = config.rewards[0]
+    settings = replace(first, judge=model_fingerprint(judge.model, judge.adapter, judge.revision, judge.kind))
     sampling = settings.sampling
     height, width = sampling.get("height"), sampling.get("width")
     size = ImageSize(height, width) if isinstance(height, int) and isinstance(width, int) else None

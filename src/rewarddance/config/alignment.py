@@ -15,12 +15,12 @@ from rewarddance.config.alignment_methods import (
     MethodConfig,
     ReflConfig,
 )
+from rewarddance.config.alignment_rewards import JudgeConfig, RewardConfig
 from rewarddance.config.guard import GuardConfig
 from rewarddance.config.mirrors import Mirrors
 from rewarddance.config.rewards import RewardNormalisationConfig, RewardPatienceConfig
 from rewarddance.config.run_directory import RunDirectory
 from rewarddance.config.sampling import EvaluationSamplingConfig, SamplingConfig
-from rewarddance.config.service import ServiceConfig
 from rewarddance.config.training import Beta, Share
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -65,41 +65,6 @@ class GeneratorConfig(BaseModel):
     gradient_checkpointing: bool = False
     """Whether activations of network, decoder and the rewards that are climbed are computed again in the backward pass:
     less memory, about a third more time."""
-
-
-class RewardConfig(BaseModel):
-    """One of the rewards."""
-
-    model_config = _STRICT
-
-    model: str
-    """Reward model: a folder, a hub id, or a model of the lab. With a service, its folder or `rewarddance.json` alone,
-    which say how it is asked."""
-
-    service: ServiceConfig | None = None
-    """Where the model runs, if it is asked over HTTP; null runs it here. Only for methods that need no gradient."""
-
-    weight: float = Field(default=1.0, gt=0)
-    """Weight beside the other rewards, after each was brought to the same scale."""
-
-    instruction: str | None = None
-    """Name of the criteria to judge by, or the path of a YAML file with them; null for the model's own."""
-
-
-class JudgeConfig(BaseModel):
-    """A reward model that the policy is not trained towards."""
-
-    model_config = _STRICT
-
-    model: str
-    """Reward model: a folder, a hub id, or a model of the lab."""
-
-    instruction: str | None = None
-    """Name of the criteria to judge by, or the path of a YAML file with them; null for the model's own."""
-
-    shift: int = Field(default=0, ge=0)
-    """Pixels by which pictures are moved before this judge sees them. Textures that please reward models are locked to
-    their grid of patches and rarely survive it; a little under half a patch does well."""
 
 
 class PromptsConfig(BaseModel):
@@ -253,8 +218,8 @@ class AlignConfig(BaseModel):
     """Held-out judges: reward models that see evaluations only, and by which the guard knows hacking."""
 
     diversity_features: Literal["auto", "pixels"] = "auto"
-    """What the diversity of a prompt's pictures is measured by: `auto` is the vision tower of the first held-out judge,
-    which sees what they show; without judges, and for `pixels`, a grid of colours and edges."""
+    """What the diversity of a prompt's pictures is measured by: `auto` is the vision tower of the first held-out judge
+    that runs here, which sees what they show; without one, and for `pixels`, a grid of colours and edges."""
 
     guard: GuardConfig | None = None
     """The watch for reward hacking, by the `judges` and at least two prompts; null trains without one."""
@@ -340,9 +305,8 @@ class AlignConfig(BaseModel):
             )
         if self.guard is not None and not self.judges:
             raise ValueError("guard needs a held-out judge; name in judges a reward model that is none of the rewards")
-        asked = {(Path(reward.model), reward.instruction) for reward in self.rewards}
         for judge in self.judges:
-            if (Path(judge.model), judge.instruction) in asked and not judge.shift:
+            if any(judge.judges_as(reward) for reward in self.rewards):
                 raise ValueError(
                     f"judges names {judge.model}, which is a reward as well and would judge what it is pleased by; "
                     "name a reward model of other comparisons, or set its `shift` if there is none"

@@ -16,6 +16,10 @@ class ServiceConfig(BaseModel):
     served_model: str
     """Name under which the service knows the model."""
 
+    zero_shot: bool = False
+    """Whether the model was never trained as a reward model: it is then asked as `kind` says, and `model` is but a name
+    for it."""
+
     api_key_env: str | None = None
     """Environment variable that holds the service's key; null for a service without one."""
 

@@ -64,17 +64,20 @@ def is_same_model(one: str, other: str) -> bool:
     """Whether two names lead to the same reward model: the same place, or a copy of its files.
 
     Args:
-        one: Folder or hub id. A folder without a record, as of a model that was not trained here, is known by its
-            files' names, sizes, beginnings and ends.
+        one: Folder, record of a folder, or hub id. A folder without a record, as of a model that was not trained here,
+            is known by its files' names, sizes, beginnings and ends.
         other: The same of the other one.
     """
-    folders = Path(one).expanduser(), Path(other).expanduser()
-    if not all(folder.is_dir() for folder in folders):
-        return folders[0] == folders[1]
-    if folders[0].resolve() == folders[1].resolve():
+    places = Path(one).expanduser(), Path(other).expanduser()
+    if not all(place.exists() for place in places):
+        return places[0] == places[1]
+    if places[0].resolve() == places[1].resolve():
         return True
-    if all((folder / _RECORD).is_file() for folder in folders):
-        return _content(one) == _content(other)
+    records = [place if place.is_file() else place / _RECORD for place in places]
+    if all(record.is_file() for record in records):
+        return sha256_of(records[0]) == sha256_of(records[1])
+    if not all(place.is_dir() for place in places):
+        return False
     return generator_fingerprint(one, None) == generator_fingerprint(other, None)
 
 

@@ -13,14 +13,13 @@ from rewarddance.config.alignment import (
     AugmentationConfig,
     GeneratorConfig,
     GeneratorLoraConfig,
-    JudgeConfig,
     PolicyOptimizerConfig,
     PromptsConfig,
     ReferencesConfig,
     RegulariserConfig,
-    RewardConfig,
 )
 from rewarddance.config.alignment_methods import FlowGrpoConfig, MethodConfig, ReflConfig
+from rewarddance.config.alignment_rewards import JudgeConfig, RewardConfig
 from rewarddance.config.guard import GuardConfig
 from rewarddance.config.loader import load_config
 from rewarddance.core.errors import UsageError

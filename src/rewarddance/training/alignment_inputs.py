@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,9 +10,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rewarddance.config.alignment import AlignConfig, JudgeConfig
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.alignment_rewards import AskedModel, JudgeConfig
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.fingerprints import is_same_model
 from rewarddance.core.seeding import numpy_rng
 from rewarddance.data.prompts import PromptItem, read_prompts
 from rewarddance.data.references import PromptReferences, ReferenceStore
@@ -19,16 +20,19 @@ from rewarddance.generators.adapter_file import adapter_file
 from rewarddance.generators.loading import load_generator
 from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Generator, ImageSize
-from rewarddance.rewards.backbones.kept_states import bytes_beside_training
-from rewarddance.rewards.backbones.vision_language import VisionLanguageBackbone
-from rewarddance.rewards.folder import RECORD_NAME
+from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.instructions import instruction_argument, load_instruction
-from rewarddance.rewards.loading import load_reward_model
 from rewarddance.rewards.paradigm import Paradigm
-from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved, refuse_large_shifts
 from rewarddance.training.guard_observation import Features, HeldOutJudge
+from rewarddance.training.judging_models import (
+    JudgingModel,
+    is_the_reward,
+    judging_models,
+    require_adapter,
+    stored_kind,
+)
 from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.regulariser import pretraining_pictures
 from rewarddance.training.reward_settings import normalisation, patience, reference_use
@@ -40,9 +44,8 @@ from rewarddance.training.reward_signal import (
     reward_from_model,
 )
 from rewarddance.training.run_folder import RunFolder
-from rewarddance.training.served_reward import connected_reward, served_reward
+from rewarddance.training.served_reward import served_reward
 from rewarddance.training.trained_parameters import compute_dtype
-from rewarddance.training.weight_headers import FolderFiles, read_settings, stored_files
 from rewarddance.training.workbench import ReferenceLookup
 
 _log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def configured_generator(config: AlignConfig) -> Generator:
     return load_generator(settings.path, device, dtype, settings.revision, adapter=settings.adapter)
 
 
-def require_adapter(config: AlignConfig) -> None:
+def require_generator_adapter(config: AlignConfig) -> None:
     """Stop before anything is loaded where the adapter of an earlier stage is not there.
 
     Raises:
@@ -70,20 +73,17 @@ def require_adapter(config: AlignConfig) -> None:
         adapter_file(config.generator.adapter)
 
 
-def reward_models(config: AlignConfig) -> list[RewardModel | RemoteRewardModel]:
+def reward_models(config: AlignConfig) -> list[JudgingModel]:
     """The reward models to tune towards, in the config's order: loaded, or connected with.
 
     Raises:
         ModelError: One cannot be loaded, or its service gives other scores than it should.
+        UsageError: What the config says of one does not fit it.
     """
-    # A service is asked first: that is quick, and its refusal saves loading the others.
-    served = [None if one.service is None else connected_reward(one, one.service) for one in config.rewards]
-    return [model or _loaded(reward.model) for model, reward in zip(served, config.rewards, strict=True)]
+    return judging_models(config.rewards)
 
 
-def configured_reward(
-    config: AlignConfig, models: Sequence[RewardModel | RemoteRewardModel] | None = None
-) -> RewardSignal:
+def configured_reward(config: AlignConfig, models: Sequence[JudgingModel] | None = None) -> RewardSignal:
     """The rewards as one.
 
     Args:
@@ -112,13 +112,9 @@ def configured_reward(
     return RewardSignal(rewards, normalisation(config), reference_use(config), patience(config), config.seed)
 
 
-def judge_models(config: AlignConfig) -> list[RewardModel]:
-    """The held-out judges' models, in the config's order.
-
-    Raises:
-        ModelError: One cannot be loaded.
-    """
-    return [_loaded(judge.model) for judge in config.judges]
+def judge_models(config: AlignConfig) -> list[JudgingModel]:
+    """The held-out judges' models; as `reward_models`."""
+    return judging_models(config.judges)
 
 
 def require_other_judges(config: AlignConfig) -> None:
@@ -130,25 +126,14 @@ def require_other_judges(config: AlignConfig) -> None:
         UsageError: There is such a judge.
     """
     for judge, reward in product(config.judges, config.rewards):
-        if judge.instruction == reward.instruction and not judge.shift and is_same_model(judge.model, reward.model):
+        if is_the_reward(judge, reward):
             raise UsageError(
                 f"judges names {judge.model}, which is the reward {reward.model} and would judge what it is pleased "
                 "by; name a reward model of other comparisons, or set its `shift` if there is none"
             )
 
 
-def _loaded(location: str) -> RewardModel:
-    """A model that judges beside a generator that learns: it leaves it room on the GPU, and a resumed run its bits."""
-    model = load_reward_model(location)
-    device = next(model.module.parameters()).device
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    if isinstance(model.backbone, VisionLanguageBackbone):
-        model.backbone.engine.keep_at_most(bytes_beside_training(memory))
-        model.backbone.engine.is_repeatable = True
-    return model
-
-
-def shows_references(reward: RewardSignal, judges: Sequence[RewardModel]) -> bool:
+def shows_references(reward: RewardSignal, judges: Sequence[JudgingModel]) -> bool:
     """Whether a reward or a judge compares with reference images."""
     return reward.needs_references or any(judge.kind == "pairwise" for judge in judges)
 
@@ -161,18 +146,20 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         prompts: All that the run will ask for.
 
     Raises:
-        UsageError: Criteria are unknown, a judge is a reward, a shift is as large as the pictures, references would be
-            made anew for nobody, or are needed and there are none, or none for some prompt.
+        UsageError: Criteria are unknown, a model is of another kind, a judge is a reward, a shift is as large as the
+            pictures, references would be made anew for nobody, or are needed and there are none, or none for some
+            prompt.
         DataError: The references or the pre-training pictures cannot be used.
         ModelError: What is stored of a model cannot be read.
     """
     require_other_judges(config)
-    require_adapter(config)
-    for typed in (*(each.instruction for each in config.rewards), *(each.instruction for each in config.judges)):
-        if typed is not None:
-            load_instruction(instruction_argument(typed))
-    models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
-    is_pairwise = [_stored_kind(model) == "pairwise" for model in models]
+    require_generator_adapter(config)
+    asked: tuple[AskedModel, ...] = (*config.rewards, *config.judges)
+    for each in asked:
+        if each.instruction is not None:
+            load_instruction(instruction_argument(each.instruction))
+        require_adapter(each)
+    is_pairwise = [stored_kind(each) == "pairwise" for each in asked]
     require_use_of_new_references(config, any(is_pairwise[: len(config.rewards)]))
     configured_references(config, prompts, config.references.folder is not None or any(is_pairwise))
     height, width = config.sampling.height, config.sampling.width
@@ -181,15 +168,8 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
     pretraining_pictures(config)
 
 
-def _stored_kind(model: str) -> str:
-    """By the record, of which a served model may have no more here; one without a record is asked as a pairwise one."""
-    path = Path(model).expanduser()
-    files = FolderFiles(path.parent) if path.is_file() else stored_files(model)
-    return str(read_settings(files, path.name if path.is_file() else RECORD_NAME).get("kind", "pairwise"))
-
-
 def configured_judges(
-    config: AlignConfig, references: ReferenceLookup, models: Sequence[RewardModel] | None = None
+    config: AlignConfig, references: ReferenceLookup, models: Sequence[JudgingModel] | None = None
 ) -> dict[str, HeldOutJudge]:
     """Held-out judges by name.
 
@@ -204,7 +184,7 @@ def configured_judges(
     names = _distinct([judge.model for judge in config.judges])
     loaded = judge_models(config) if models is None else models
     return {
-        name: _HeldOutModel(name, model, judge, config, references)
+        name: _held_out(name, model, judge, config, references)
         for name, model, judge in zip(names, loaded, config.judges, strict=True)
     }
 
@@ -219,41 +199,68 @@ class PictureFeatures(Protocol):
 
 def diversity_features(config: AlignConfig, judges: Mapping[str, HeldOutJudge]) -> Features | None:
     """What the diversity of pictures is measured by; None for their colours and edges."""
-    first = next(iter(judges.values()), None)
-    return first.features if config.diversity_features == "auto" and isinstance(first, PictureFeatures) else None
+    held_out: Sequence[object] = tuple(judges.values())
+    for judge in held_out:
+        if config.diversity_features == "auto" and isinstance(judge, PictureFeatures):
+            return judge.features
+    return None
 
 
+def _held_out(
+    name: str, model: JudgingModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
+) -> HeldOutJudge:
+    """A judge as the guard calls it; a failing one makes no number."""
+    criteria = _criteria(judge.instruction)
+    use = reference_use(config)
+    if use.combine == "together" and not _knows_sets(model):
+        use = ReferenceUse("mean")  # a judge that has to guess what three images mean judges nothing
+    at_once = config.evaluation_batch_size or config.batch_size
+    if isinstance(model, RemoteRewardModel):
+        served = served_reward(model, name, instruction=criteria)
+        signal = RewardSignal([served], references=use, patience=patience(config), seed=config.seed)
+        return _HeldOutModel(signal, references, at_once, judge.shift)
+    reward = reward_from_model(model, name, instruction=criteria)
+    signal = RewardSignal([reward], references=use, patience=patience(config), seed=config.seed)
+    device = next(model.module.parameters()).device
+    return _SeeingModel(_HeldOutModel(signal, references, at_once, judge.shift, device), model.backbone, device)
+
+
+@dataclass(frozen=True, slots=True)
 class _HeldOutModel:
-    """A reward model as the guard calls it; a failing one makes no number."""
+    """A reward model, wherever it runs, that is asked about the pictures of an evaluation."""
 
-    def __init__(
-        self, name: str, model: RewardModel, judge: JudgeConfig, config: AlignConfig, references: ReferenceLookup
-    ) -> None:
-        reward = reward_from_model(model, name, instruction=_criteria(judge.instruction))
-        use = reference_use(config)
-        if use.combine == "together" and not _knows_sets(model):
-            use = ReferenceUse("mean")  # a judge that has to guess what three images mean judges nothing
-        self._device = next(model.module.parameters()).device
-        self._backbone = model.backbone
-        self._signal = RewardSignal([reward], references=use, patience=patience(config), seed=config.seed)
-        self._references = references
-        self._batch_size = config.evaluation_batch_size or config.batch_size
-        self._shift = judge.shift
+    signal: RewardSignal
+    references: ReferenceLookup
+    batch_size: int
+    shift: int
+    device: torch.device | None = None
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Sequence[float]:
         rewards: list[float] = []
-        for first in range(0, len(prompts), self._batch_size):
-            asked = prompts[first : first + self._batch_size]
-            shown = moved(pixels[first : first + self._batch_size], self._shift, -self._shift).to(self._device)
-            values = self._signal.judge(shown, asked, self._references(asked), optimizer_step=0, is_training=False)
+        for first in range(0, len(prompts), self.batch_size):
+            asked = prompts[first : first + self.batch_size]
+            shown = moved(pixels[first : first + self.batch_size], self.shift, -self.shift).to(self.device)
+            values = self.signal.judge(shown, asked, self.references(asked), optimizer_step=0, is_training=False)
             rewards += values.proxy.tolist()
         return rewards
+
+
+@dataclass(frozen=True, slots=True)
+class _SeeingModel:
+    """One that runs here, and so also says what it sees."""
+
+    asked: _HeldOutModel
+    backbone: Backbone
+    device: torch.device
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Sequence[float]:
+        return self.asked(pixels, prompts)
 
     def features(self, pixels: Tensor) -> Tensor:
         """See `PictureFeatures`; those of the vision tower."""
         made: list[Tensor] = []
-        for some in torch.split(pixels, self._batch_size):
-            made.append(self._backbone.picture_vectors(self._backbone.pictures_from_pixels(some.to(self._device))))
+        for some in torch.split(pixels, self.asked.batch_size):
+            made.append(self.backbone.picture_vectors(self.backbone.pictures_from_pixels(some.to(self.device))))
         return torch.cat(made)
 
 

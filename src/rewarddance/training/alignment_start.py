@@ -19,7 +19,7 @@ from rewarddance.training.alignment_inputs import (
     evaluation_prompts,
     judge_models,
     prompt_kinds,
-    require_adapter,
+    require_generator_adapter,
     require_other_judges,
     shows_references,
     training_prompts,
@@ -81,15 +81,11 @@ def start_alignment(
     if judges is None and guard is None:
         require_other_judges(config)
     if generator is None:
-        require_adapter(config)
+        require_generator_adapter(config)
     prompts = training_prompts(config)
     fixed = evaluation_prompts(config, prompts)
     reward = reward or _read_reward(config)
-    if isinstance(config.method, ReflConfig | DraftConfig) and not reward.is_differentiable:
-        raise UsageError(
-            f"method {config.method.name} climbs the reward's gradient, and a reward has none; "
-            "choose flow_grpo or diffusion_nft"
-        )
+    _require_gradient(config, reward)
     models = judge_models(config) if judges is None and guard is None else []
     if references is None:
         every_prompt = tuple(dict.fromkeys((*prompts, *fixed)))
@@ -127,6 +123,14 @@ def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> N
     if config.makes_references and refresh is None:
         raise UsageError(
             "new reference images are asked for, and nobody was given to make them; pass refresh_references"
+        )
+
+
+def _require_gradient(config: AlignConfig, reward: RewardSignal) -> None:
+    if isinstance(config.method, ReflConfig | DraftConfig) and not reward.is_differentiable:
+        raise UsageError(
+            f"method {config.method.name} climbs the reward's gradient, and a reward has none; "
+            "choose flow_grpo or diffusion_nft"
         )
 
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from rewarddance.config.alignment import AlignConfig, JudgeConfig, RewardConfig
+from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.alignment_rewards import AskedModel
 from rewarddance.core.errors import DataError
 from rewarddance.core.fingerprints import stored_fingerprint
 from rewarddance.data.prompts import read_prompts
@@ -42,7 +43,7 @@ def input_digests(config: AlignConfig, without: Collection[str] = ()) -> dict[st
         found["generator.adapter"] = None if adapter is None else _model(str(adapter), config.out)
     if "references" not in without:
         found["references.folder"] = _references(config)
-    asked: dict[str, Sequence[RewardConfig | JudgeConfig]] = {"rewards": config.rewards, "judges": config.judges}
+    asked: dict[str, Sequence[AskedModel]] = {"rewards": config.rewards, "judges": config.judges}
     for block in asked.keys() - set(without):
         for place, one in enumerate(asked[block]):
             found[f"{block}.{place}.model"] = _model(one.model, config.out)

@@ -49,11 +49,13 @@ class StoredModel:
         name: What the config calls it.
         location: Folder or hub id.
         revision: Of a hub id.
+        dtype: Of a reward model's weights; `auto` as when it is loaded.
     """
 
     name: str
     location: str
     revision: str | None = None
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ def plan_memory(
     Args:
         config: The run.
         generator: What is tuned.
-        rewards: What it is tuned with.
-        judges: Held-out judges.
+        rewards: What it is tuned with, but for those behind a service.
+        judges: Held-out judges, likewise.
 
     Raises:
         ModelError: A model is missing or damaged.
@@ -133,8 +135,9 @@ def plan_memory(
         values = _reward_values(config, read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
         parameters = parameters_in(tensor_shapes(files))
         name = f"{'reward' if is_proxy else 'judge'} {model.name}"
+        weights = parameters * compute_dtype(model.dtype, device).itemsize
         activations = values * config.batch_size * compute
-        parts.append(MemoryPart(name, parameters, 0, parameters * compute, 0, 0, activations, kept))
+        parts.append(MemoryPart(name, parameters, 0, weights, 0, 0, activations, kept))
     return MemoryPlan(tuple(parts), memory, memory_advice(config))
 
 

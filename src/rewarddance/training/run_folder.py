@@ -20,6 +20,11 @@ from rewarddance.training.checkpoints import has_checkpoint
 from rewarddance.training.pause_points import reached
 from rewarddance.training.run_places import refuse_foreign_files, refuse_inputs_in_the_way, setting_of
 
+_SERVICES = ("rewards[].service.", "judges[].service.")
+"""Where and how a reward or a judge is asked may change as `_NOTED` does."""
+
+_HOW_PATIENTLY = ("api_key_env", "concurrency", "tries", "deadline_seconds", "parity", "parity_limit")
+
 _FREE_TO_CHANGE = {
     "out",
     "keep_checkpoints",
@@ -32,12 +37,7 @@ _FREE_TO_CHANGE = {
     "generator.gradient_checkpointing",
     "reward_patience.deadline_seconds",
     "reward_patience.tries",
-    "rewards[].service.api_key_env",
-    "rewards[].service.concurrency",
-    "rewards[].service.tries",
-    "rewards[].service.deadline_seconds",
-    "rewards[].service.parity",
-    "rewards[].service.parity_limit",
+    *(f"{service}{name}" for service in _SERVICES for name in _HOW_PATIENTLY),
 }
 _SAMPLE_PREFIX = "step-"
 _SIZE_OF_A_STEP = ("batch_size", "gradient_accumulation")
@@ -48,9 +48,6 @@ _NOTED = {
     *_SIZE_OF_A_STEP,
 }
 """May change, and then the run is no longer that of one config: `changes.jsonl` says from which step on."""
-
-_SERVICE = "rewards[].service."
-"""Where and how a reward is asked may change likewise."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +69,7 @@ class _Change:
 
     @property
     def is_noted(self) -> bool:
-        return self.setting in _NOTED or (self.setting.startswith(_SERVICE) and not self.is_free)
+        return self.setting in _NOTED or (self.setting.startswith(_SERVICES) and not self.is_free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +262,7 @@ class RunFolder:
         try:
             return type(config).model_validate(stored).model_dump(mode="json")
         except ValidationError:
-            return stored
+            return stored  # what no longer is a config is named key by key
 
     def _note(self, changes: Sequence[_Change], optimizer_step: int) -> None:
         lines = self.changes.read_text(encoding="utf-8").splitlines() if self.changes.exists() else []
