@@ -14,9 +14,9 @@ from rewarddance.rewards.loading import load_reward_model, new_reward_model
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.training.alignment_inputs import (
     check_without_models,
+    configured_judges,
     configured_reward,
-    judge_models,
-    reward_models,
+    run_models,
 )
 from rewarddance.training.judging_models import JudgingModel, is_the_reward
 from tests.tiny_models import save_tiny_model
@@ -61,8 +61,9 @@ def config_of(place: str, asked: dict[str, Any]) -> AlignConfig:
 
 
 def loaded(place: str, **asked: Any) -> JudgingModel:
-    config = config_of(place, asked)
-    (model,) = reward_models(config) if place == "rewards" else judge_models(config)
+    is_reward = place == "rewards"
+    found = run_models(config_of(place, asked), needs_rewards=is_reward, needs_judges=not is_reward)
+    (model,) = found.rewards if is_reward else found.judges
     return model
 
 
@@ -144,3 +145,52 @@ def test_the_record_of_a_served_reward_is_the_model_itself(trained: Path, tmp_pa
     record = shutil.copy(trained / "rewarddance.json", tmp_path)
     assert is_the_reward(JudgeConfig(model=str(trained)), RewardConfig(model=str(record)))
     assert not is_the_reward(JudgeConfig(model=str(trained.parent / "base")), RewardConfig(model=str(record)))
+
+
+def test_what_several_rewards_and_judges_name_is_loaded_once(base: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(base)
+    config = AlignConfig.model_validate(
+        {
+            "generator": {"path": "g"},
+            "rewards": [{"model": str(base), "instruction": one} for one in ("alignment", "aesthetics")],
+            "judges": [
+                {"model": str(tmp_path / "link"), "instruction": "alignment", "shift": 1},
+                {"model": str(base), "kind": "pointwise"},
+            ],
+            "prompts": {"train": "prompts.txt"},
+        }
+    )
+    models = run_models(config)
+    assert models.rewards[0] is models.rewards[1] is models.judges[0]
+    assert models.judges[1] is not models.judges[0]
+
+
+def test_uses_of_one_model_keep_their_criteria_their_shift_and_their_gradient(base: Path):
+    references = [[torch.zeros(3, 32, 32)], [torch.ones(3, 32, 32)]]
+    prompts = ["a cat", "a dog"]
+    uses = [{"model": str(base), "instruction": one, "kind": "pairwise"} for one in ("alignment", "aesthetics")]
+    tree: dict[str, Any] = {
+        "generator": {"path": "g", "gradient_checkpointing": True},
+        "prompts": {"train": "prompts.txt"},
+        "judges": [uses[0] | {"shift": 3}],
+    }
+    together = AlignConfig.model_validate(tree | {"rewards": uses})
+    models = run_models(together)
+    signal = configured_reward(together, models.rewards)
+    (judge,) = configured_judges(together, lambda asked: references, models.judges).values()
+
+    def pixels() -> torch.Tensor:
+        return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    shown = pixels()
+    values = signal.log_odds(shown, prompts, references)
+    judged = judge(pixels().detach(), prompts)
+    values.combined.sum().backward()
+
+    alone = [AlignConfig.model_validate(tree | {"rewards": [use]}) for use in uses]
+    raw = [configured_reward(one).judge(pixels(), prompts, references).proxy.tolist() for one in alone]
+    (own,) = configured_judges(together, lambda asked: references).values()
+    assert [found.tolist() for found in values.raw.values()] == [pytest.approx(one, abs=1e-5) for one in raw]
+    assert list(judged) == list(own(pixels().detach(), prompts))
+    assert shown.grad is not None
+    assert shown.grad.abs().sum() > 0

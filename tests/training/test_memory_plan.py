@@ -48,8 +48,9 @@ def config_of(folder: Path, judge: Path, **more: Any) -> AlignConfig:
 
 def plan_of(folder: Path, judge: Path, **more: Any) -> MemoryPlan:
     config = config_of(folder, judge, **more)
-    models = [StoredModel("tiny", str(judge))]
-    return plan_memory(config, StoredModel("generator", str(folder)), models, models)
+    # Of another kind, the same folder is another model.
+    rewards, judges = [StoredModel("tiny", str(judge))], [StoredModel("tiny", str(judge), kind="pointwise")]
+    return plan_memory(config, StoredModel("generator", str(folder)), rewards, judges)
 
 
 def part(plan: MemoryPlan, name: str) -> MemoryPart:
@@ -72,6 +73,20 @@ def test_a_reward_model_of_half_the_precision_has_half_the_weights(generator: Pa
     plan = plan_memory(config_of(generator, judge), StoredModel("generator", str(generator)), [half])
     found = part(plan, "reward half")
     assert found.weights == 2 * found.parameters
+
+
+def test_a_model_with_several_uses_is_in_memory_once_and_its_activations_for_each_that_is_climbed(
+    generator: Path, judge: Path, tmp_path: Path
+):
+    (tmp_path / "link").symlink_to(judge)
+    uses = [StoredModel("one", str(judge)), StoredModel("two", str(tmp_path / "link"))]
+    config = config_of(generator, judge, references={"folder": "references"})
+    plan = plan_memory(config, StoredModel("generator", str(generator)), uses, uses[1:])
+    (shared,) = [found for found in plan.parts if "reward" in found.name or "judge" in found.name]
+    alone = part(plan_of(generator, judge, references={"folder": "references"}), "reward tiny")
+    assert shared.name == "reward and judge one"
+    assert (shared.weights, shared.kept) == (alone.weights, alone.kept)
+    assert shared.activations == 2 * alone.activations > 0
 
 
 def test_what_learns_is_what_the_policy_trains(generator: Path, judge: Path):

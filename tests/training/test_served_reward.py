@@ -17,7 +17,7 @@ from rewarddance.training.alignment_inputs import (
     configured_judges,
     configured_reward,
     diversity_features,
-    reward_models,
+    run_models,
 )
 from rewarddance.training.judging_models import stored_kind
 from rewarddance.training.reward_signal import Patience, RewardSignal, image_from_pixels
@@ -84,7 +84,7 @@ def test_a_served_reward_gives_a_policy_the_model_s_own_log_odds(folder, model, 
 
 def test_a_service_is_told_the_request_fields_of_its_config(folder, server):
     fields = {"max_tokens": None, "max_completion_tokens": 1, "chat_template_kwargs": {"enable_thinking": False}}
-    (model,) = reward_models(config(folder, server, request_fields=fields))
+    (model,) = run_models(config(folder, server, request_fields=fields)).rewards
     model.compare("a cat", image_from_pixels(samples()[0]), image_from_pixels(samples()[1]))
 
     assert {body["max_completion_tokens"] for body in server.bodies} == {1}
@@ -103,7 +103,7 @@ def test_a_served_model_that_never_saw_sets_is_said_not_to_know_them(folder, ser
 
 def test_a_served_reward_that_fails_stops_the_step_without_a_number(folder, server):
     server.lasting_mood = "no_log_probabilities"
-    model = reward_models(config(folder, server))[0]
+    model = run_models(config(folder, server)).rewards[0]
     signal = RewardSignal([served_reward(model, "served")], patience=Patience(tries=1))
 
     with pytest.raises(RewardError, match="no_log_probabilities"):
@@ -171,12 +171,12 @@ def test_a_run_does_not_start_with_a_service_that_scores_otherwise(
     write_parity(tmp_path / "right.json", questions)
     write_parity(tmp_path / "wrong.json", [replace(one, log_odds=2.0) for one in questions])
 
-    connected = reward_models(config(folder, server, parity=str(tmp_path / "right.json")))
+    connected = run_models(config(folder, server, parity=str(tmp_path / "right.json"))).rewards
 
     assert isinstance(connected[0], RemoteRewardModel)
     assert caplog.text == ""
     with pytest.raises(ModelError, match="other weights"):
-        reward_models(config(folder, server, parity=str(tmp_path / "wrong.json")))
+        run_models(config(folder, server, parity=str(tmp_path / "wrong.json")))
 
 
 def judged_by(*judges: dict[str, object], **changes: object) -> AlignConfig:
@@ -222,7 +222,7 @@ def test_an_untrained_served_judge_is_asked_as_its_kind_says(server):
 
 def test_a_trained_model_is_not_asked_zero_shot(folder, server):
     with pytest.raises(UsageError, match=r"says how it is asked; leave service\.zero_shot out"):
-        reward_models(config(folder, server, zero_shot=True))
+        run_models(config(folder, server, zero_shot=True))
 
 
 @pytest.mark.parametrize("given", [{"adapter": "a"}, {"revision": "v1"}, {"dtype": "bfloat16"}])
@@ -235,7 +235,7 @@ def test_what_a_service_decides_is_not_said_of_a_served_model(given: dict[str, o
 def test_a_service_that_nobody_has_checked_is_trusted_with_a_line_that_says_how_to_check_it(
     folder, server, caplog: pytest.LogCaptureFixture
 ):
-    reward_models(config(folder, server))
+    run_models(config(folder, server))
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"{server.url} is trusted to score as the model itself does")

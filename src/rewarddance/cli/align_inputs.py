@@ -57,9 +57,8 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         DataError: A list of prompts, or the references, cannot be used.
     """
     models = [*(each.model for each in config.rewards), *(each.model for each in config.judges)]
-    if not config.makes_references and not any(
-        name.startswith(LAB_PREFIX) for name in (config.generator.path, *models)
-    ):
+    named = (config.generator.path, *models)
+    if not config.makes_references and not any(name.startswith(LAB_PREFIX) for name in named):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
     from rewarddance.training.input_digests import input_digests
@@ -82,17 +81,16 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     evaluated = load.evaluation_prompts(found, training)
     pretraining_pictures(found)
     prompts = tuple(dict.fromkeys((*training, *evaluated)))
-    rewards = load.reward_models(found)
-    reward = load.configured_reward(found, rewards)
+    judging = load.run_models(found)
+    reward = load.configured_reward(found, judging.rewards)
     require_use_of_new_references(found, reward.needs_references)
-    judges = load.judge_models(found)
-    references = load.configured_references(found, prompts, load.shows_references(reward, judges))
+    references = load.configured_references(found, prompts, load.shows_references(reward, judging.judges))
     return AlignInputs(
         generator=load.configured_generator(found),
         reward=reward,
-        judges=load.configured_judges(found, references, judges),
+        judges=load.configured_judges(found, references, judging.judges),
         references=references,
-        refresh_references=_refresher(found, rewards[0], training) if config.makes_references else None,
+        refresh_references=_refresher(found, judging.rewards[0], training) if config.makes_references else None,
         extra_curves=_gold(config, evaluated),
         digests=digests,
     )

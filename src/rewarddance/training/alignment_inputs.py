@@ -73,14 +73,29 @@ def require_generator_adapter(config: AlignConfig) -> None:
         adapter_file(config.generator.adapter)
 
 
-def reward_models(config: AlignConfig) -> list[JudgingModel]:
-    """The reward models to tune towards, in the config's order: loaded, or connected with.
+@dataclass(frozen=True, slots=True)
+class RunModels:
+    """Reward models and held-out judges in the config's order; what both name is one model."""
+
+    rewards: Sequence[JudgingModel]
+    judges: Sequence[JudgingModel]
+
+
+def run_models(config: AlignConfig, needs_rewards: bool = True, needs_judges: bool = True) -> RunModels:
+    """The models of a run that are asked about pictures: loaded, or connected with.
+
+    Args:
+        config: Names them.
+        needs_rewards: False where the caller has rewards already.
+        needs_judges: Likewise.
 
     Raises:
         ModelError: One cannot be loaded, or its service gives other scores than it should.
         UsageError: What the config says of one does not fit it.
     """
-    return judging_models(config.rewards)
+    rewards, judges = config.rewards if needs_rewards else (), config.judges if needs_judges else ()
+    models = judging_models((*rewards, *judges))
+    return RunModels(models[: len(rewards)], models[len(rewards) :])
 
 
 def configured_reward(config: AlignConfig, models: Sequence[JudgingModel] | None = None) -> RewardSignal:
@@ -88,13 +103,13 @@ def configured_reward(config: AlignConfig, models: Sequence[JudgingModel] | None
 
     Args:
         config: Names and weighs them.
-        models: Those of `reward_models`; None loads them.
+        models: Those of `run_models`; None loads them.
 
     Raises:
         ModelError: A reward model cannot be loaded.
     """
     names = _distinct([reward.model for reward in config.rewards])
-    loaded = reward_models(config) if models is None else models
+    loaded = judging_models(config.rewards) if models is None else models
     rewards: list[Reward] = []
     for model, name, reward in zip(loaded, names, config.rewards, strict=True):
         criteria = _criteria(reward.instruction)
@@ -110,11 +125,6 @@ def configured_reward(config: AlignConfig, models: Sequence[JudgingModel] | None
             is_checkpointed = config.generator.gradient_checkpointing
             rewards.append(reward_from_model(model, name, reward.weight, criteria, is_checkpointed))
     return RewardSignal(rewards, normalisation(config), reference_use(config), patience(config), config.seed)
-
-
-def judge_models(config: AlignConfig) -> list[JudgingModel]:
-    """The held-out judges' models; as `reward_models`."""
-    return judging_models(config.judges)
 
 
 def require_other_judges(config: AlignConfig) -> None:
@@ -176,13 +186,13 @@ def configured_judges(
     Args:
         config: Names them.
         references: What pairwise judges compare with; the same in the whole run, or evaluations could not be compared.
-        models: Those of `judge_models`; None loads them.
+        models: Those of `run_models`; None loads them.
 
     Raises:
         ModelError: One cannot be loaded.
     """
     names = _distinct([judge.model for judge in config.judges])
-    loaded = judge_models(config) if models is None else models
+    loaded = judging_models(config.judges) if models is None else models
     return {
         name: _held_out(name, model, judge, config, references)
         for name, model, judge in zip(names, loaded, config.judges, strict=True)

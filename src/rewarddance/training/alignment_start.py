@@ -1,7 +1,7 @@
 """The beginning of an alignment run: load what the config names, choose what learns, claim the folder, go back."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rewarddance.config.alignment import AlignConfig
@@ -17,10 +17,10 @@ from rewarddance.training.alignment_inputs import (
     configured_reward,
     diversity_features,
     evaluation_prompts,
-    judge_models,
     prompt_kinds,
     require_generator_adapter,
     require_other_judges,
+    run_models,
     shows_references,
     training_prompts,
 )
@@ -32,6 +32,7 @@ from rewarddance.training.flow_grpo import FlowGrpo
 from rewarddance.training.guard import Guard
 from rewarddance.training.guard_observation import HeldOutJudge
 from rewarddance.training.input_digests import input_digests
+from rewarddance.training.judging_models import JudgingModel
 from rewarddance.training.method import Method
 from rewarddance.training.new_references import require_use_of_new_references
 from rewarddance.training.policy import Policy
@@ -66,11 +67,10 @@ def start_alignment(
     digests: Mapping[str, str] | None = None,
 ) -> AlignmentRun:
     """Make everything ready; the arguments are those of `align`."""
-    _check_possible(config, refresh)
-    if reward is not None:
-        require_reward(reward, RewardSignal)
+    _check_possible(config, refresh, reward)
     folder = RunFolder(config.out)
     folder.check(config, resume)
+    needs_judges = judges is None and guard is None
     given = {
         "generator": generator,
         "rewards": reward,
@@ -78,20 +78,20 @@ def start_alignment(
         "references": references,
     }
     digests = _checked_digests(config, resume, digests, given)
-    if judges is None and guard is None:
+    if needs_judges:
         require_other_judges(config)
     if generator is None:
         require_generator_adapter(config)
     prompts = training_prompts(config)
     fixed = evaluation_prompts(config, prompts)
-    reward = reward or _read_reward(config)
+    models = run_models(config, needs_rewards=reward is None, needs_judges=needs_judges)
+    reward = reward or _read_reward(config, models.rewards)
     _require_gradient(config, reward)
-    models = judge_models(config) if judges is None and guard is None else []
     if references is None:
         every_prompt = tuple(dict.fromkeys((*prompts, *fixed)))
-        references = configured_references(config, every_prompt, shows_references(reward, models))
-    if judges is None and guard is None:
-        judges = configured_judges(config, references, models)
+        references = configured_references(config, every_prompt, shows_references(reward, models.judges))
+    if needs_judges:
+        judges = configured_judges(config, references, models.judges)
     features = diversity_features(config, judges or {})
     if guard is None and config.guard is not None:
         guard = Guard(config.guard, judges or {}, features)
@@ -117,13 +117,15 @@ def start_alignment(
     return run
 
 
-def _check_possible(config: AlignConfig, refresh: RefreshReferences | None) -> None:
+def _check_possible(config: AlignConfig, refresh: RefreshReferences | None, reward: RewardSignal | None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("alignment runs in one process on one GPU for now; start it without torchrun")
     if config.makes_references and refresh is None:
         raise UsageError(
             "new reference images are asked for, and nobody was given to make them; pass refresh_references"
         )
+    if reward is not None:
+        require_reward(reward, RewardSignal)
 
 
 def _require_gradient(config: AlignConfig, reward: RewardSignal) -> None:
@@ -145,9 +147,9 @@ def _checked_digests(
     return digests
 
 
-def _read_reward(config: AlignConfig) -> RewardSignal:
+def _read_reward(config: AlignConfig, models: Sequence[JudgingModel]) -> RewardSignal:
     """That of the config. Only it must have a use for new references: a caller's own may know another way to them."""
-    reward = configured_reward(config)
+    reward = configured_reward(config, models)
     require_use_of_new_references(config, reward.needs_references)
     return reward
 

@@ -1,5 +1,6 @@
 """Reward models and held-out judges as a config names them: loaded, connected with, or told apart without either."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,16 +23,35 @@ JudgingModel = RewardModel | RemoteRewardModel
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
-def judging_models(asked: tuple[AskedModel, ...]) -> list[JudgingModel]:
-    """Models in the order in which they are named.
+def judging_models(asked: Sequence[AskedModel]) -> list[JudgingModel]:
+    """Models in the order in which they are named; what is named twice is loaded once, and is the same object.
+
+    Criteria, weight and shift belong to each use. What is set in the model serves every use: its answers do not depend
+    on what else it was asked, and where a reward is climbed with checkpointed layers, a judge has no gradient.
 
     Raises:
         ModelError: One cannot be loaded, or its service gives other scores than it should.
         UsageError: What is said of one does not fit it.
     """
+    distinct = {_identity(one): one for one in asked}
     # A service is asked first: that is quick, and its refusal saves loading the others.
-    served = [None if one.service is None else connected_model(one, one.service) for one in asked]
-    return [model or _loaded(one) for model, one in zip(served, asked, strict=True)]
+    found: dict[object, JudgingModel] = {
+        key: connected_model(one, one.service) for key, one in distinct.items() if one.service is not None
+    }
+    found |= {key: _loaded(one) for key, one in distinct.items() if one.service is None}
+    return [found[_identity(one)] for one in asked]
+
+
+def place_of(location: str) -> str:
+    """A folder under one name, however it is written; a hub id as it is."""
+    path = Path(location).expanduser()
+    return str(path.resolve()) if path.exists() else location
+
+
+def _identity(asked: AskedModel) -> object:
+    service = None if asked.service is None else asked.service.model_dump_json()
+    adapter = None if asked.adapter is None else place_of(asked.adapter)
+    return place_of(asked.model), asked.kind, adapter, asked.revision, asked.dtype, service
 
 
 def _loaded(asked: AskedModel) -> RewardModel:

@@ -5,8 +5,9 @@ small buffers; activations are estimates, see `activation_sizes`.
 """
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from rewarddance.training.activation_sizes import (
     passes_per_step,
     transformer_values,
 )
+from rewarddance.training.judging_models import place_of
 from rewarddance.training.trained_parameters import compute_dtype, refuse_large_rank
 from rewarddance.training.weight_headers import (
     Shapes,
@@ -50,12 +52,22 @@ class StoredModel:
         location: Folder or hub id.
         revision: Of a hub id.
         dtype: Of a reward model's weights; `auto` as when it is loaded.
+        kind: In which a reward model is asked, if the config says it.
+        adapter: Of a reward model, if it has one; it is merged, and takes no memory of its own.
     """
 
     name: str
     location: str
     revision: str | None = None
     dtype: str = "auto"
+    kind: str | None = None
+    adapter: str | None = None
+
+    @property
+    def identity(self) -> "StoredModel":
+        """What is loaded once, whatever it is called."""
+        adapter = None if self.adapter is None else place_of(self.adapter)
+        return replace(self, name="", location=place_of(self.location), adapter=adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +142,27 @@ def plan_memory(
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     kept = 0 if config.references.folder is None else 2 * bytes_beside_training(memory)
-    for model, is_proxy in [*((model, True) for model in rewards), *((model, False) for model in judges)]:
+    for model, uses in _shared({"reward": rewards, "judge": judges}):
         files = stored_files(model.location, model.revision)
-        values = _reward_values(config, read_settings(files, "config.json"), side) if is_proxy and has_gradient else 0
+        climbed = uses["reward"] if has_gradient else 0
+        values = climbed * _reward_values(config, read_settings(files, "config.json"), side) if climbed else 0
         parameters = parameters_in(tensor_shapes(files))
-        name = f"{'reward' if is_proxy else 'judge'} {model.name}"
+        name = f"{' and '.join(uses)} {model.name}"
         weights = parameters * compute_dtype(model.dtype, device).itemsize
         activations = values * config.batch_size * compute
         parts.append(MemoryPart(name, parameters, 0, weights, 0, 0, activations, kept))
     return MemoryPlan(tuple(parts), memory, memory_advice(config))
+
+
+def _shared(models: Mapping[str, Sequence[StoredModel]]) -> list[tuple[StoredModel, Counter[str]]]:
+    """Each model once, under its first name, with how often it is used as what."""
+    named: dict[StoredModel, StoredModel] = {}
+    uses: dict[StoredModel, Counter[str]] = defaultdict(Counter)
+    for use, those in models.items():
+        for model in those:
+            named.setdefault(model.identity, model)
+            uses[model.identity][use] += 1
+    return [(named[identity], used) for identity, used in uses.items()]
 
 
 def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
