@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.types import Judgement, JudgementCost, Media, Status
+from rewarddance.core.types import Comparison, Judgement, JudgementCost, Media, Status
 from rewarddance.rewards.loading import new_reward_model
 from rewarddance.training.data_order import Shown
 from rewarddance.training.distillation import teach
 from rewarddance.training.learning_data import ChosenComparisons
 from rewarddance.training.prepared_batches import Share
-from rewarddance.training.reasoning_extras import check_extras
+from rewarddance.training.reasoning_extras import check_extras, load_teacher
 from tests.tiny_models import save_tiny_model
 from tests.training.stand_in import StandInModel, stand_in_comparisons
 
@@ -47,7 +48,7 @@ def settings(tmp_path):
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "rewarddance.json").write_text("{}")
-    return DistillationConfig(teacher=folder, samples=3, max_tokens=20)
+    return DistillationConfig(teacher=str(folder), samples=3, max_tokens=20)
 
 
 def chosen(count):
@@ -132,7 +133,7 @@ def test_answers_to_another_question_are_not_taken(tmp_path, settings, change):
     elif change == "comparisons":
         comparisons = replace(comparisons, sha256="another")
     else:
-        (settings.teacher / "rewarddance.json").write_text('{"kind": "another"}')
+        (Path(settings.teacher) / "rewarddance.json").write_text('{"kind": "another"}')
     again = Teacher()
     taught(settings, tmp_path, again, comparisons)
     assert len(again.asked) == 40
@@ -198,3 +199,47 @@ def test_a_teacher_that_cannot_reason_is_refused_before_anything_is_written(tmp_
         check_extras(config, chosen(2))
     direct = {"teacher": str(tmp_path / "teacher"), "format": "answer_first"}
     check_extras(TrainConfig.model_validate({**given, "distillation": direct}), chosen(2))
+
+
+def asked_to_teach(tmp_path, **distillation):
+    given = {"model": {"base": "b"}, "data": {"train": str(tmp_path)}, "out": str(tmp_path / "run")}
+    return TrainConfig.model_validate({**given, "distillation": distillation})
+
+
+def test_an_untrained_instruct_model_may_teach_as_its_kind_says(tmp_path):
+    base = save_tiny_model("internvl", tmp_path / "base")
+    config = asked_to_teach(tmp_path, teacher=str(base), teacher_kind="pointwise", format="answer_first")
+    check_extras(config, chosen(2))
+    for name in ("red", "blue"):
+        Image.new("RGB", (32, 32), name).save(tmp_path / f"{name}.png")
+    shown = Comparison("a", "a red square", Media(tmp_path / "red.png"), Media(tmp_path / "blue.png"), "first")
+    teacher = load_teacher(config.distillation, torch.device("cpu"))
+    teaching = taught(config.distillation, tmp_path, teacher, ChosenComparisons([shown], (0,), "one"))
+    assert (teacher.kind, teaching.count, teaching.failures) == ("pointwise", 1, {})
+    file = tmp_path / "teacher_answers.jsonl"
+    header = json.loads(file.read_text().splitlines()[0])
+    assert header["settings"]["teacher_kind"] == "pointwise"
+
+
+def test_keys_that_came_later_leave_the_answers_of_earlier_runs_as_they_are(tmp_path, settings):
+    taught(settings, tmp_path, Teacher())
+    header = json.loads((tmp_path / "teacher_answers.jsonl").read_text().splitlines()[0])
+    assert not {"teacher_kind", "teacher_revision"} & header["settings"].keys()
+
+
+@pytest.mark.parametrize("teacher", ["no/such/folder", "empty"])
+def test_a_folder_without_a_model_does_not_teach(tmp_path, teacher):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no model"):
+        check_extras(asked_to_teach(tmp_path, teacher=str(tmp_path / teacher)), chosen(2))
+
+
+def test_a_teacher_of_another_kind_than_the_config_says_is_refused(tmp_path):
+    base = save_tiny_model("internvl", tmp_path / "base")
+    new_reward_model(base, "pairwise", device="cpu").save(tmp_path / "trained")
+    with pytest.raises(UsageError, match="is a pairwise model, not a pointwise one; leave teacher_kind out"):
+        check_extras(asked_to_teach(tmp_path, teacher=str(tmp_path / "trained"), teacher_kind="pointwise"), chosen(2))
+
+
+def test_a_hub_id_may_teach(tmp_path):
+    check_extras(asked_to_teach(tmp_path, teacher="somebody/instruct", teacher_revision="v1"), chosen(2))

@@ -1,6 +1,5 @@
 """What a reward model learns beside the choices: rationales, and the answers of a teacher that reasons."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,8 +25,14 @@ class DistillationConfig(BaseModel):
 
     model_config = _STRICT
 
-    teacher: Path
-    """Folder of the reward model to learn from."""
+    teacher: str
+    """Reward model to learn from, or instruct vision-language model to use zero-shot: a folder or a hub id."""
+
+    teacher_kind: Literal["pairwise", "pointwise", "scalar"] | None = None
+    """How an untrained teacher is asked, null for pairwise; what a trained one must be."""
+
+    teacher_revision: str | None = None
+    """Commit, branch or tag of a hub id; null for its default branch."""
 
     format: Literal["reason_first", "answer_first"] = "reason_first"
     """Whether the teacher answers after its rationales, or at once."""

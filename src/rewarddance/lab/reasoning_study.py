@@ -260,11 +260,11 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
     )
     if way == "student":
         teacher = study.run_folder(cell, "reason_first") / "model"
-        taught = DistillationConfig(teacher=teacher, samples=TAUGHT_SAMPLES, max_tokens=study.max_tokens)
+        taught = DistillationConfig(teacher=str(teacher), samples=TAUGHT_SAMPLES, max_tokens=study.max_tokens)
         return replace(run, distillation=taught)
     if way == "plain_student":
         teacher = study.run_folder(cell, "plain") / "model"
-        return replace(run, distillation=DistillationConfig(teacher=teacher, format="answer_first"))
+        return replace(run, distillation=DistillationConfig(teacher=str(teacher), format="answer_first"))
     if way == "plain":
         return run
     rationales = study.rationales(cell.seed)

@@ -22,6 +22,7 @@ import numpy as np
 from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.core.errors import DataError
 from rewarddance.core.files import errors_named, sha256_of
+from rewarddance.core.fingerprints import model_fingerprint
 from rewarddance.core.types import Comparison, Judgement, JudgementRequest, Status
 from rewarddance.rewards.folder import RECORD_NAME
 from rewarddance.rewards.protocol import RewardModel
@@ -60,8 +61,9 @@ def teach(
         DataError: The teacher could answer none of them.
     """
     header = {
-        "settings": settings.model_dump(mode="json"),
-        "teacher": sha256_of(settings.teacher / RECORD_NAME),
+        # Without what is left out: keys that came later leave the answers of earlier runs as they are.
+        "settings": settings.model_dump(mode="json", exclude_none=True),
+        "teacher": _teacher_fingerprint(settings),
         "seed": seed,
         "comparisons": comparisons.sha256,
     }
@@ -82,6 +84,13 @@ def teach(
     if teaching.failures:
         _log.warning("the teacher gave no answer to %s; there the choice alone is learned", teaching.failures)
     return teaching
+
+
+def _teacher_fingerprint(settings: DistillationConfig) -> str:
+    record = Path(settings.teacher).expanduser() / RECORD_NAME
+    if record.is_file():
+        return sha256_of(record)  # it holds the hashes of the weights
+    return model_fingerprint(settings.teacher, None, settings.teacher_revision, settings.teacher_kind)
 
 
 def _reasoning(settings: DistillationConfig, seed: int) -> ReasoningSettings | None:

@@ -3,15 +3,22 @@
 import logging
 from pathlib import Path
 
+import torch
+
+from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.config.training import TrainConfig
 from rewarddance.core.errors import DataError, UsageError
-from rewarddance.rewards.folder import RECORD_NAME, read_record
+from rewarddance.rewards.backbones.loading import HUB_ID
+from rewarddance.rewards.folder import RECORD_NAME, ModelRecord, read_record
 from rewarddance.rewards.loading import load_reward_model
+from rewarddance.rewards.protocol import RewardModel
 from rewarddance.training.distillation import teach
 from rewarddance.training.learner import Learner
 from rewarddance.training.learning_data import ChosenComparisons
 from rewarddance.training.prepared_batches import Extras
 from rewarddance.training.run_folder import RunFolder
+
+_MODEL_CONFIG = "config.json"
 
 _log = logging.getLogger(__name__)
 
@@ -21,22 +28,41 @@ def check_extras(config: TrainConfig, comparisons: ChosenComparisons) -> None:
 
     Raises:
         DataError: Rationales are to be learned and no comparison has one.
-        UsageError: There is no reward model in the teacher's folder.
+        UsageError: There is no model in the teacher's folder, or one that cannot be asked so. A hub id is looked at
+            when it is loaded.
     """
-    distillation = config.distillation
-    if distillation is not None and not (distillation.teacher / RECORD_NAME).is_file():
-        raise UsageError(
-            f"distillation.teacher {distillation.teacher} holds no reward model ({RECORD_NAME} is missing)"
-        )
-    if distillation is not None and distillation.format == "reason_first":
-        _check_can_reason(distillation.teacher)
+    if config.distillation is not None:
+        _check_teacher(config.distillation)
     if config.rationale is not None:
         _check_rationales(comparisons)
 
 
-def _check_can_reason(teacher: Path) -> None:
+def _check_teacher(settings: DistillationConfig) -> None:
+    """What the files of a local teacher say."""
+    folder = Path(settings.teacher).expanduser()
+    if (folder / RECORD_NAME).is_file():
+        record = read_record(folder)
+        if settings.teacher_kind not in (None, record.kind):
+            raise UsageError(
+                f"distillation.teacher {folder} is a {record.kind} model, not a {settings.teacher_kind} one; "
+                "leave teacher_kind out"
+            )
+        if settings.format == "reason_first":
+            _check_can_reason(folder, record)
+        return
+    if settings.teacher_kind == "scalar":
+        raise UsageError(
+            f"distillation.teacher {folder} is not known to be a scalar model; leave teacher_kind out for a trained one"
+        )
+    if not (folder / _MODEL_CONFIG).is_file() and (folder.exists() or not HUB_ID.match(settings.teacher)):
+        raise UsageError(
+            f"distillation.teacher {folder} holds no model (there is neither {RECORD_NAME} nor {_MODEL_CONFIG}); "
+            "give a folder that has one, or a hub id like OWNER/NAME"
+        )
+
+
+def _check_can_reason(teacher: Path, record: ModelRecord) -> None:
     """Whether a teacher can give its reasons first."""
-    record = read_record(teacher)
     cause = None
     if record.kind == "scalar":
         cause = "is scalar"
@@ -49,6 +75,18 @@ def _check_can_reason(teacher: Path) -> None:
         )
 
 
+def load_teacher(settings: DistillationConfig, device: torch.device) -> RewardModel:
+    """The teacher in process.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        UsageError: It is of another kind than the config says.
+    """
+    return load_reward_model(
+        settings.teacher, device=device, revision=settings.teacher_revision, kind=settings.teacher_kind
+    )
+
+
 def extras_of(config: TrainConfig, comparisons: ChosenComparisons, folder: RunFolder, learner: Learner) -> Extras:
     """Rationales to learn and a teacher's answers, as far as the config asks for them.
 
@@ -59,14 +97,14 @@ def extras_of(config: TrainConfig, comparisons: ChosenComparisons, folder: RunFo
     share = None if config.rationale is None else config.rationale.reason_first_share
     if config.distillation is None:
         return Extras(share)
-    teacher = config.distillation.teacher
+    asked = config.distillation
     teaching = teach(
-        config.distillation,
+        asked,
         config.seed,
         comparisons,
         folder.path,
         learner.share,
-        load_teacher=lambda: load_reward_model(teacher, device=learner.device),
+        load_teacher=lambda: load_teacher(asked, learner.device),
         wait_for_everyone=learner.wait_for_everyone,
     )
     return Extras(share, teaching)
@@ -80,7 +118,7 @@ def told_of_reasoning(config: TrainConfig, extras: Extras) -> dict[str, object]:
         told["reason_first_share"] = config.rationale.reason_first_share
     if config.distillation is not None and extras.teaching is not None:
         settings = config.distillation
-        told["teacher"] = str(settings.teacher)
+        told["teacher"] = settings.teacher
         told["teacher_format"] = settings.format
         told["teacher_samples"] = settings.samples if settings.format == "reason_first" else 1
         told["teacher_weight"] = settings.weight
