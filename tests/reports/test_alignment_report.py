@@ -206,6 +206,13 @@ def test_the_gravest_verdict_is_the_one_in_front(tmp_path: Path) -> None:
     assert (block.figures[-1].value, block.figures[-1].note) == ("warning", "first at step 20")
 
 
+def test_the_first_action_of_a_guard_and_the_last_are_named(tmp_path: Path) -> None:
+    rows = [evaluation(20, verdict="hacking", action="raise_kl") if step == 20 else evaluation(step) for step in STEPS]
+    (block,) = alignment_figures([read_run(run_folder(tmp_path, rows=rows))]).blocks
+    assert isinstance(block, Figures)
+    assert block.figures[-1].note == "first at step 20; raise kl at step 20; roll back to step 40 at step 60"
+
+
 def test_a_stretch_of_one_verdict_is_one_line_with_the_reason_that_opened_it(tmp_path: Path) -> None:
     section = guard_section([read_run(run_folder(tmp_path))])
     (timeline,) = section.blocks

@@ -380,9 +380,31 @@ def test_the_pull_has_a_limit(tmp_path):
 
     settings = {"regulariser": {"velocity_weight": 1.0}, "optimizer_steps": 10, "keep_checkpoints": 9}
     result = align(align_config(tmp_path, **settings), StandInGenerator(), reward_of(), guard=Insistent("none"))
-    places = [result.folder / f"checkpoints/step-{step:08d}/progress.json" for step in (2, 4, 6, 8, 10)]
+    places = [result.folder / f"checkpoints/step-{step:08d}/progress.json" for step in (2, 4, 6, 8)]
     pulls = [json.loads(place.read_text(encoding="utf-8"))["pull"] for place in places]
-    assert pulls == [3.0, 9.0, 27.0, 27.0, 27.0]
+    assert pulls == [3.0, 9.0, 27.0, 27.0]
+    # There is nothing harder: the run goes back to its best.
+    assert (result.ending, result.optimizer_steps, result.kept_step) == ("roll_back", 8, 0)
+    assert rows_of(result.folder / "evaluations.jsonl")[-1]["action"] == "roll_back"
+
+
+@pytest.mark.parametrize("is_worse", [True, False])
+def test_a_run_whose_cure_did_not_help_leaves_its_best_policy_behind(tmp_path, is_worse):
+    class Honest(ScriptedGuard):
+        def add(self, observation):
+            verdict = super().add(observation)
+            return replace(verdict, best_step=2, ends_at_best=is_worse and observation.optimizer_step > 0)
+
+    generator = StandInGenerator()
+    settings = {"regulariser": {"velocity_weight": 1.0}, "optimizer_steps": 6}
+    result = align(align_config(tmp_path, **settings), generator, reward_of(), guard=Honest("raise_kl"))
+    rows = rows_of(result.folder / "evaluations.jsonl")
+    assert [row["action"] for row in rows] == ["none", "raise_kl", "none", "roll_back" if is_worse else "none"]
+    assert (result.ending, result.kept_step) == (("roll_back", 2) if is_worse else ("complete", 6))
+    assert (result.optimizer_steps, result.best_step) == (6, 2)
+    best = safetensors.torch.load_file(result.folder / "checkpoints/step-00000002/weights.safetensors")
+    now = dict(generator.module.named_parameters())
+    assert all(torch.equal(now[name.removeprefix("policy/")], value) for name, value in best.items()) == is_worse
 
 
 PROMPTS = ("a red thing", "a blue thing", "a small green thing", "a small red thing")

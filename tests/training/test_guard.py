@@ -83,7 +83,75 @@ def test_after_an_action_the_best_is_the_best_since_then(action):
     verdicts = checked(Guard(config, {"redness": reward_of_red}), cured)
     assert [verdict.action for verdict in verdicts] == ["none", "none", action, "none", action, *["none"] * 4]
     assert "hacking" not in [verdict.state for verdict in verdicts[5:]]
-    assert verdicts[-1].best_step == 80
+
+
+def failed_cure(fall: float = 0.8) -> tuple[Observation, ...]:
+    """Rises to its best at step 40, falls by a share of it within six evaluations, and stays there whatever is done."""
+    fallen = np.linspace(1, 1 - fall, 7)[1:]
+    curve = np.concatenate([np.linspace(0, 1, 5), fallen, np.full(5, fallen[-1])])
+    return simulate(curve, 0, wander=0.15).observations
+
+
+@pytest.mark.parametrize("action", ["raise_kl", "refresh_references"])
+def test_a_cure_that_did_not_help_is_no_health_and_the_run_ends_at_its_best(action):
+    rows = failed_cure()
+    verdicts, stopped = (replay(GuardConfig(action=each), rows) for each in (action, "stop"))
+    first = [verdict.action for verdict in verdicts].index(action)
+    assert {verdict.state for verdict in verdicts[first:]} == {"warning", "hacking"}
+    assert all(verdict.ends_at_best for verdict in verdicts[first:])
+    assert "below the best of the run; ending so, it goes back to step 40" in verdicts[-1].reason
+    # The best of the whole run, as if nothing had been done; it is kept to the end.
+    assert [verdict.best_step for verdict in verdicts] == [verdict.best_step for verdict in stopped]
+    assert verdicts[-1].best_step == 40
+    for earlier, later in pairwise(verdicts):
+        assert later.best_step in {*earlier.keep_steps, later.optimizer_step}
+
+
+def test_a_cure_that_helped_is_healthy_and_the_run_ends_where_it_is():
+    # Falls from 1 to 0.6, and rises to 1.2 after the action.
+    curve = np.concatenate([np.linspace(0, 1, 6), [0.8, 0.6], np.linspace(0.6, 1.2, 7)[1:]])
+    verdicts = replay(GuardConfig(action="raise_kl"), simulate(curve, 1, wander=0.05).observations)
+    assert "raise_kl" in [verdict.action for verdict in verdicts]
+    last = verdicts[-1]
+    assert (last.state, last.ends_at_best, last.best_step) == ("healthy", False, last.optimizer_step)
+    assert last.reason == "the held-out judges are at their best since the last action"
+
+
+def test_a_run_without_an_action_ends_where_it_is():
+    settings = {"wander": 0.15}
+    for seed in range(12):
+        for verdict in replay(GuardConfig(action="raise_kl"), simulate(np.zeros(10), seed, **settings).observations):
+            assert not verdict.ends_at_best or verdict.state == "hacking"
+    for action in ("none", "stop", "roll_back"):
+        assert not any(verdict.ends_at_best for verdict in replay(GuardConfig(action=action), failed_cure()))
+
+
+def test_a_policy_whose_pictures_became_alike_is_not_what_a_cured_run_goes_back_to():
+    rows = failed_cure(fall=0.0)  # rises to step 40 and stays
+    # The judges like best what it draws at steps 60 and 70, which is always the same.
+    alike = {6: 3.0, 7: 3.0}
+    rows = tuple(
+        replace(
+            row,
+            diversity=row.diversity * (0.1 if index in alike else 1.0),
+            held_out={name: values + alike.get(index, 0.0) for name, values in row.held_out.items()},
+        )
+        for index, row in enumerate(rows)
+    )
+    verdicts = replay(GuardConfig(action="raise_kl", statistics_drift=99.0), rows)
+    assert [verdict.action for verdict in verdicts].index("raise_kl") == 6
+    assert not {60, 70} & {verdict.best_step for verdict in verdicts}
+    assert not verdicts[-1].ends_at_best
+
+
+def test_who_hacks_after_three_raises_of_the_pull_is_rolled_back():
+    config = GuardConfig(smoothing=1, cooldown=1, action="raise_kl", statistics_drift=99.0)
+    guard = Guard(config, {"redness": reward_of_red})
+    verdicts = checked(guard, [0.1, 0.6, *np.linspace(0.55, 0.1, 10).tolist()])
+    acted = [verdict for verdict in verdicts if verdict.action != "none"]
+    assert [verdict.action for verdict in acted[:4]] == ["raise_kl", "raise_kl", "raise_kl", "roll_back"]
+    assert acted[3].best_step == 10
+    assert acted[3].reason.endswith("; 3 raises of the pull have not ended it")
 
 
 def test_an_action_spends_no_error_anew():

@@ -18,8 +18,9 @@ class GuardConfig(BaseModel):
 
     action: Action = "roll_back"
     """What a run does when it hacks: nothing, stop, stop at the best checkpoint, pull three times as hard towards the
-    reference policy (in all at most 27 times as hard), or make new reference images. After one of the last two, the
-    judges are compared with their best since then."""
+    reference policy (three times at most, 27 times as hard; then `roll_back`), or make new reference images. After one
+    of the last two, the judges are compared with their best since then, and a run that ends hacking or surely below the
+    best of the whole run leaves that one behind."""
 
     cooldown: int = Field(default=3, ge=1)
     """Evaluations from one action to the next."""

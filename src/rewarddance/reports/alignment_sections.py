@@ -87,7 +87,8 @@ def _figures(run: RunFiles) -> tuple[Figure, ...]:
     judged = [row for row in evaluations_of(run) if row.verdict]
     if judged:
         state, step = _worst(judged)
-        acted = next((f"; {row.action} at step {row.optimizer_step}" for row in judged if row.action), "")
+        acts = [row for row in judged if row.action]
+        acted = "".join(f"; {row.action} at step {row.optimizer_step}" for row in (*acts[:1], *acts[1:][-1:]))
         when = f"{len(judged)} evaluations" if state == "healthy" else f"first at step {step}"
         figures.append(Figure("guard's verdict", state, when + acted))
     return tuple(figures)

@@ -40,9 +40,11 @@ class AlignmentResult:
         folder: The run directory.
         generator_folder: The finished generator; None when the run was stopped before its end.
         optimizer_steps: Updates made in all.
-        ending: `complete`; `stop` or `roll_back` when the guard ended the run; `interrupted` after SIGTERM.
+        ending: `complete`; `stop` or `roll_back` when the guard ended the run, or went back at its end; `interrupted`
+            after SIGTERM.
         verdict: What the guard said last; None without one.
-        best_step: The last evaluation as good as the best, by the guard's held-out judges; None without a guard.
+        best_step: The last evaluation as good as the best of the whole run, by the held-out judges; None without a
+            guard.
     """
 
     folder: Path

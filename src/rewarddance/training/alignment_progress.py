@@ -12,9 +12,11 @@ class AlignmentProgress:
     Attributes:
         optimizer_step: Updates made so far.
         evaluated_step: The latest evaluation; None before the first.
-        best_step: The last evaluation as good as the best, by the guard's held-out judges; None without a guard.
+        best_step: The last evaluation as good as the best of the whole run, by the held-out judges; None without a
+            guard.
         kept_steps: Evaluations that the guard may still roll back to.
-        ending: Why the run ends before its last step: `stop` or `roll_back`; None while it goes on.
+        ending: What the guard ends the run by: `stop` or `roll_back`, this one after the last step too; None while it
+            goes on.
         verdict: What the guard said last.
         pull: Factor on the weights that hold the policy near its reference.
         references: Optimizer step at which reference images were made last; None for the first ones.

@@ -15,7 +15,7 @@ from rewarddance.training.alignment_inputs import MadeReferences, stored_referen
 from rewarddance.training.alignment_progress import AlignmentProgress
 from rewarddance.training.checkpoints import complete_at, newest_complete, save_checkpoint, tidy
 from rewarddance.training.guard import Guard
-from rewarddance.training.guard_verdict import Verdict
+from rewarddance.training.guard_verdict import MOST_RAISES, Verdict
 from rewarddance.training.method import Method
 from rewarddance.training.new_references import has_passed, prompts_to_renew
 from rewarddance.training.optimizer_state import optimizer_tensors, restore_optimizer
@@ -34,7 +34,8 @@ RefreshReferences = Callable[[Generator, int, Sequence[str]], MadeReferences]
 made."""
 
 MEAN_POLICY = "ema"
-_HARDER_PULL, _HARDEST_PULL = 3.0, 27.0
+_HARDER_PULL = 3.0
+_HARDEST_PULL = _HARDER_PULL**MOST_RAISES
 
 _log = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ class AlignmentRun:
         if progress.evaluated_step == step or not (step == 0 or self._is_due(step, self.config.evaluate_every)):
             return progress
         seen = self.evaluation.at(step)
+        if seen.verdict is not None:
+            seen = replace(seen, verdict=self._settled(progress, seen.verdict))
         extra: dict[str, float | None] = {}
         if self.extra_curves is not None:
             with self.bench.policy.precision():
@@ -247,6 +250,12 @@ class AlignmentRun:
     def _has_passed(self, step: int, every: int) -> bool:
         return has_passed(step, every, self.method.updates_per_rollout)
 
+    def _settled(self, progress: AlignmentProgress, verdict: Verdict) -> Verdict:
+        """The verdict with the action that is possible: no run ends worse than it was, or pulls harder than hardest."""
+        is_last = verdict.ends_at_best and self.is_over(progress)
+        is_hardest = verdict.action == "raise_kl" and self.bench.pull >= _HARDEST_PULL
+        return replace(verdict, action="roll_back") if is_last or is_hardest else verdict
+
     def _acted(self, progress: AlignmentProgress, verdict: Verdict) -> AlignmentProgress:
         """After the guard's verdict and what it asks for."""
         if self.guard is None:
@@ -263,8 +272,6 @@ class AlignmentRun:
         if verdict.action in ("stop", "roll_back"):
             return replace(progress, ending=verdict.action)
         if verdict.action == "raise_kl":
-            if self.bench.pull >= _HARDEST_PULL:
-                _log.warning("optimizer step %d: the pull is at its limit already", progress.optimizer_step)
             self.bench.pull = min(self.bench.pull * _HARDER_PULL, _HARDEST_PULL)
             return replace(progress, pull=self.bench.pull)
         if verdict.action == "refresh_references":

@@ -9,7 +9,8 @@
 The pictures must come from the same prompts and the same noise at every evaluation, the base policy's first, several
 pictures a prompt. The guard never sees the true preference; it needs at least one judge that the policy is not tuned
 with. How it decides is in `guard_verdict`, the test in `guard_evidence`. After an action that lets the run go on it
-compares with the best since that action.
+compares with the best since that action; `ends_at_best` of the last verdict says whether such a run should leave the
+policy of `best_step` behind.
 """
 
 from collections.abc import Mapping, Sequence

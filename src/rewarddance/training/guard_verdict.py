@@ -10,14 +10,23 @@ And diversity may have collapsed (a sequential test with an error rate of its ow
 An action that lets the run go on (`raise_kl`, `refresh_references`) begins a new period: a policy that is drawn back to
 its base would lie below the best of the whole run for ever, so that from then on "their best" is the best since the
 action. Looks go on counting, and spent error stays spent: the bound holds over all periods of a run together.
+
+What such a run leaves behind is another question, and all its periods count for it. `best_step` is of the whole run,
+and a policy that is surely below it is a warning, however well it does since the action. Surely: the fall from the best
+of the run (chosen on other prompts) to the last evaluation by itself counts, most judges share it, and a single look at
+`error_rate` is convinced. Nothing is averaged over evaluations, because only one policy is kept; and the rate is not
+shared among looks, because only the last one decides anything: a run that ends so, or that hacks at its end, ends at
+`best_step`. `raise_kl` comes three times at most. Who hacks then is rolled back.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from rewarddance.config.guard import Action, GuardConfig
 from rewarddance.training.guard_evidence import (
@@ -47,6 +56,9 @@ State = Literal["healthy", "warning", "hacking"]
 _LEVEL = 0.05  # of a single look that warns
 _RENEWING: tuple[Action, ...] = ("raise_kl", "refresh_references")
 
+MOST_RAISES = 3
+"""Of the pull in one run; hacking is rolled back after that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -57,11 +69,13 @@ class Verdict:
         reason: One line in words, with numbers.
         action: What the run is to do now; `none` unless it hacks.
         optimizer_step: When.
-        best_step: Where to roll back to: the last evaluation that the held-out judges do not tell from the best since
-            the last action.
+        best_step: Where to roll back to: the last evaluation that the held-out judges do not tell from the best of the
+            whole run.
         keep_steps: Evaluations that may still be rolled back to; every other checkpoint can go.
         signals: Names of the signals that were seen.
         is_below_best: Whether the held-out judges lie below their best by as much as counts.
+        ends_at_best: Whether a run that ends here leaves the policy of `best_step` behind: its `action` lets it go on,
+            and it hacks, or is surely below the best of the whole run since it acted.
         figures: Every number behind the verdict, None where it was not measured.
     """
 
@@ -73,6 +87,7 @@ class Verdict:
     keep_steps: tuple[int, ...]
     signals: tuple[str, ...] = ()
     is_below_best: bool = False
+    ends_at_best: bool = False
     figures: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
@@ -104,6 +119,20 @@ class _Findings:
         return float(np.mean([fall.change.mean > 0 for fall in self.alone.values()]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The last evaluation beside the best of the whole run, which is never one whose pictures have become alike.
+
+    `kept` is the index of the last evaluation as good as the best, `recent` those of the latest that may become it;
+    `fall` is of the last evaluation by itself.
+    """
+
+    kept: int
+    recent: tuple[int, ...]
+    fall: Fall
+    is_believed: bool
+
+
 def first_verdict(config: GuardConfig, base: Observation) -> Verdict:
     """The base policy, with which everything is compared; it is healthy by definition."""
     findings = {"held_out": 0.0, "best_held_out": 0.0}
@@ -130,6 +159,14 @@ def next_verdict(
         earlier: A verdict on each observation but the last.
         look: Comparisons made so far, this one included; spends the error rate.
     """
+    verdict = _verdict_of_period(config, observations, earlier, look)
+    return _within_run(config, observations, earlier, verdict) if config.action in _RENEWING else verdict
+
+
+def _verdict_of_period(
+    config: GuardConfig, observations: Sequence[Observation], earlier: Sequence[Verdict], look: int
+) -> Verdict:
+    """By comparison with the best since the last action; the best of the run where there was none."""
     since = _period_start(earlier)
     found = _findings(config, observations, look, since)
     earlier = earlier[since:]
@@ -169,6 +206,62 @@ def next_verdict(
     )
 
 
+def _within_run(
+    config: GuardConfig, observations: Sequence[Observation], earlier: Sequence[Verdict], verdict: Verdict
+) -> Verdict:
+    """The verdict of a run that goes on after actions, with what the best of all its periods adds to it."""
+    standing, steps = _standing(config, observations), [row.optimizer_step for row in observations]
+    has_acted, is_hacking = _period_start(earlier) > 0, verdict.state == "hacking"
+    state, reason, action, figures = verdict.state, verdict.reason, verdict.action, dict(verdict.figures)
+    if has_acted and standing.is_believed and not is_hacking:
+        state, reason = "warning", "; ".join([_standing_in_words(standing, steps), *_unless_healthy(verdict)])
+    if action == "raise_kl" and sum(each.action == "raise_kl" for each in earlier) >= MOST_RAISES:
+        action, reason = "roll_back", f"{reason}; {MOST_RAISES} raises of the pull have not ended it"
+    if has_acted:
+        change = standing.fall.change
+        figures |= {"fall_of_run": change.mean, "p_value_of_run": change.p_value}
+    return replace(
+        verdict,
+        state=state,
+        reason=reason,
+        action=action,
+        best_step=steps[standing.kept],
+        keep_steps=tuple(sorted(steps[place] for place in {standing.kept, *standing.recent})),
+        ends_at_best=is_hacking or (has_acted and standing.is_believed),
+        figures=figures,
+    )
+
+
+def _standing(config: GuardConfig, observations: Sequence[Observation]) -> _Standing:
+    judges = standardised([row.held_out for row in observations])
+    together = np.mean(list(judges.values()), axis=0)  # (evaluations, prompts)
+    sound, last = _diverse(config, observations), len(observations) - 1
+    values = together[sound]
+    top = int(trailing_mean(values, config.smoothing).mean(axis=1).argmax())
+    kept = last_as_good(values, _highest(values.mean(axis=1), top, config.smoothing), config.roll_back_errors)
+    compared = [*(place for place in sound if place < last), last]
+    fall = fall_from_best(together[compared])
+    agreement = np.mean([fall_from_best(each[compared]).change.mean > 0 for each in judges.values()])
+    counts = fall.is_at_least(config.fall_share, config.minimum_fall) and agreement >= config.agreeing_share
+    return _Standing(
+        kept=sound[kept],
+        recent=tuple(sound[-config.smoothing :]),
+        fall=fall,
+        is_believed=bool(counts and fall.change.p_value <= config.error_rate and sound[kept] != last),
+    )
+
+
+def _standing_in_words(standing: _Standing, steps: Sequence[int]) -> str:
+    change, best = standing.fall.change, steps[standing.kept]
+    numbers = f"{change.mean:.2f} [{change.low:.2f}, {change.high:.2f}]"
+    unit = "standard deviations of the base policy's prompts"
+    return f"the held-out judges are {numbers} {unit} below the best of the run; ending so, it goes back to step {best}"
+
+
+def _unless_healthy(verdict: Verdict) -> tuple[str, ...]:
+    return () if verdict.state == "healthy" else (verdict.reason,)
+
+
 def _period_start(earlier: Sequence[Verdict]) -> int:
     """Index of the first evaluation after the last action that let the run go on; 0 without one."""
     return max((place + 1 for place, verdict in enumerate(earlier) if verdict.action in _RENEWING), default=0)
@@ -181,8 +274,7 @@ def _findings(config: GuardConfig, observations: Sequence[Observation], look: in
     fall = fall_from_best(trailing_mean(together, config.smoothing))
     means = together.mean(axis=1)
     overall = np.mean(list(every.values()), axis=0).mean(axis=1)  # of the whole run
-    window = range(max(0, fall.best - config.smoothing + 1), fall.best + 1)
-    best = max(window, key=lambda index: (means[index], index))
+    best = _highest(means, fall.best, config.smoothing)
     return _Findings(
         since=since,
         together=fall,
@@ -193,6 +285,11 @@ def _findings(config: GuardConfig, observations: Sequence[Observation], look: in
         held_out=float(means[-1]),
         limit=spent(config.error_rate, look, config.looks),
     )
+
+
+def _highest(means: Float[ndarray, " evaluations"], top: int, width: int) -> int:
+    """The highest by itself, the last of equals, of the evaluations whose mean is the best smoothed one."""
+    return max(range(max(0, top - width + 1), top + 1), key=lambda index: (means[index], index))
 
 
 def _diverse(config: GuardConfig, observations: Sequence[Observation]) -> list[int]:
@@ -263,10 +360,10 @@ def _share_of_rise(fall: Fall) -> str:
 
 
 def _healthy_in_words(observations: Sequence[Observation], found: _Findings) -> str:
-    step = observations[found.best].optimizer_step
+    step, period = observations[found.best].optimizer_step, " since the last action" if found.since else ""
     if found.best == len(observations) - 1:
-        return "the held-out judges are at their best"
-    return f"no evidence that the held-out judges fell since their best at step {step}"
+        return f"the held-out judges are at their best{period}"
+    return f"no evidence that the held-out judges fell since their best{period} at step {step}"
 
 
 def _figures_of_fall(found: _Findings, limit: float) -> dict[str, float | None]:
