@@ -313,6 +313,15 @@ def test_a_rolled_back_run_is_compared_with_what_is_left():
     assert (verdict.state, verdict.best_step) == ("warning", 20)
 
 
+def test_a_loop_that_went_back_is_told_to_forget_what_came_after():
+    guard = Guard(GuardConfig(statistics_drift=99.0), {"redness": reward_of_red})
+    checked(guard, [0.1, 0.2, 0.3])
+    with pytest.raises(UsageError, match=r"saw step 20 already; 15 is not later\. After .*, call forget_after"):
+        guard.check(15, *pictures(0.3), [0.0] * 24)
+    guard.forget_after(10)
+    assert guard.check(15, *pictures(0.3), [0.0] * 24).best_step == 15
+
+
 def test_without_a_held_out_judge_there_is_no_guard():
     with pytest.raises(UsageError, match="held-out judge"):
         Guard(GuardConfig(), {})

@@ -4,13 +4,15 @@
     ...
     verdict = guard.check(step, pixels, prompts, proxy)
     if verdict.action == "roll_back":
-        restore(verdict.best_step)
+        step = restore(verdict.best_step)
+        guard.forget_after(step)
 
 The pictures must come from the same prompts and the same noise at every evaluation, the base policy's first, several
 pictures a prompt. The guard never sees the true preference; it needs at least one judge that the policy is not tuned
-with. How it decides is in `guard_verdict`, the test in `guard_evidence`. After an action that lets the run go on it
-compares with the best since that action; `ends_at_best` of the last verdict says whether such a run should leave the
-policy of `best_step` behind.
+with. How it decides is in `guard_verdict`, the test in `guard_evidence`. Steps only grow: a loop that goes on from an
+earlier one calls `forget_after`, or the next check raises. After an action that lets the run go on it compares with the
+best since that action; `ends_at_best` of the last verdict says whether such a run should leave the policy of
+`best_step` behind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -184,7 +186,10 @@ def _check_continues(seen: Sequence[Observation], observation: Observation) -> N
     first = seen[0]
     if observation.optimizer_step <= seen[-1].optimizer_step:
         last = seen[-1].optimizer_step
-        raise UsageError(f"The guard saw step {last} already; {observation.optimizer_step} is not later.")
+        raise UsageError(
+            f"The guard saw step {last} already; {observation.optimizer_step} is not later. "
+            "After a roll-back, call forget_after with the step that you went back to."
+        )
     if observation.prompts != first.prompts or observation.proxy.shape != first.proxy.shape:
         raise UsageError("The guard compares the same prompts at every evaluation. Keep prompts and their order fixed.")
     if observation.held_out.keys() != first.held_out.keys():
