@@ -284,6 +284,30 @@ def test_support_by_another_signal_lets_a_weaker_fall_convince():
     assert supported == pytest.approx(2000 * alone)
 
 
+def with_proxy(rows: tuple[Observation, ...], means: list[float]) -> list[Observation]:
+    """The same run by another reward, whose mean is given for each evaluation."""
+    return [replace(row, proxy=mean + 0.2 * rows[0].proxy) for row, mean in zip(rows, means, strict=True)]
+
+
+def test_a_reward_that_is_saturated_from_the_start_supports_no_fall():
+    rows = simulate(hacked(14, fall=0.5), 2, wander=0.15).observations
+    config = GuardConfig(persistent_level=None, patience=99)
+    aesthetic, log_odds = (replay(config, with_proxy(rows, [level] * 14)) for level in (5.5, 0.0))
+    assert aesthetic[-1].figures["saturation"] == 1.0
+    assert [replace(verdict, figures={}) for verdict in aesthetic] == [
+        replace(verdict, figures={}) for verdict in log_odds
+    ]
+    assert not any(verdict.signals for verdict in aesthetic)
+
+
+def test_a_reward_that_becomes_saturated_supports_a_fall_from_the_first_saturated_evaluation_on():
+    rows = with_proxy(simulate(hacked(14), 2).observations, np.linspace(0, 6, 14).tolist())
+    verdicts = replay(GuardConfig(), rows)
+    share = [(row.scores >= 0.95).mean() >= 0.9 for row in rows]
+    assert 0 < sum(share) < 14
+    assert ["saturation" in verdict.signals for verdict in verdicts[1:]] == share[1:]
+
+
 def test_a_restored_guard_says_what_the_first_one_says():
     run = simulate(hacked(12), 5)
     whole = Guard(GuardConfig(), {"judge0": reward_of_red, "judge1": reward_of_red})

@@ -74,7 +74,7 @@ class GuardConfig(BaseModel):
     """Within-prompt spread of the proxy reward, as a share of the base policy's, below which its loss is a signal."""
 
     saturation_share: Share = 0.9
-    """Share of saturated scores from which saturation is a signal."""
+    """Share of saturated scores from which saturation is a signal, unless it was that high at the base policy."""
 
     saturation_score: float = Field(default=0.95, gt=0.5, lt=1)
     """Score from which a picture counts as saturated."""

@@ -49,7 +49,7 @@ def find_signals(config: GuardConfig, observations: Sequence[Observation], best:
     """
     finders: tuple[Callable[[], Signal | None], ...] = (
         lambda: _rising(observations, best),
-        lambda: _saturated(config, observations[-1]),
+        lambda: _saturated(config, observations),
         lambda: _narrow(config, observations),
         lambda: _uniform(config, observations),
         lambda: _drifted(config, observations),
@@ -118,9 +118,10 @@ def _rising(observations: Sequence[Observation], best: int) -> Signal | None:
     return Signal("proxy_rising", f"the proxy rose by {change.mean:.2f} since step {since}", warns=False)
 
 
-def _saturated(config: GuardConfig, now: Observation) -> Signal | None:
-    share = now.saturation(config.saturation_score)
-    if share < config.saturation_share:
+def _saturated(config: GuardConfig, observations: Sequence[Observation]) -> Signal | None:
+    first, share = (row.saturation(config.saturation_score) for row in (observations[0], observations[-1]))
+    # Rewards that are no log-odds (an aesthetic score near 5.5) are all above it from the start, which says nothing.
+    if share < config.saturation_share or first >= config.saturation_share:
         return None
     return Signal("saturation", f"{share:.0%} of the scores are above {config.saturation_score:g}", warns=False)
 
