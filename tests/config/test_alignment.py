@@ -104,6 +104,14 @@ def test_a_guard_without_judges_or_with_one_prompt_is_refused():
     assert "evaluation_prompts is 1" in problem("guard={}", "judges=[{model: j}]", "evaluation_prompts=1")
 
 
+def test_a_guard_against_collapse_with_one_picture_a_prompt_is_refused():
+    given = ("judges=[{model: j}]", "evaluation_samples=1")
+    assert "evaluation_samples is 1; give it 2 or more" in problem("guard={}", *given)
+    # Whoever wants judges alone says so; without a guard nobody watches.
+    for passed in ("guard.collapse_share=null", "seed=1"):
+        assert load_config(AlignConfig, None, [*NEEDED, *given, passed]).evaluation_samples == 1
+
+
 def test_more_noise_than_cps_has_is_refused():
     assert "noise_level (1.5) is above 1" in problem(
         "method.name=flow_grpo", "method.noise=cps", "method.noise_level=1.5"

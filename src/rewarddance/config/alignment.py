@@ -249,7 +249,8 @@ class AlignConfig(BaseModel):
     """Prompts of an evaluation, a seeded choice."""
 
     evaluation_samples: int = Field(default=4, ge=1)
-    """Pictures of each prompt in an evaluation; at least 2 show the spread and the diversity within a prompt."""
+    """Pictures of each prompt in an evaluation; at least 2 show the spread and the diversity within a prompt, and a
+    guard that watches for a collapse needs them."""
 
     evaluation_batch_size: int | None = Field(default=None, ge=1)
     """Pictures that an evaluation makes and judges at once; null for `batch_size`. There is no gradient, so that more
@@ -298,21 +299,14 @@ class AlignConfig(BaseModel):
             )
         if self.references.kept == "bottom":
             self._require_use_of_the_worst()
-        if self.guard is not None and self.guard.action == "raise_kl" and not any(self._pulling_weights()):
-            raise ValueError(
-                "guard.action raise_kl has no weight to raise to the end of the run; "
-                "give regulariser.velocity_weight or method.kl_weight"
-            )
-        if self.guard is not None and not self.judges:
-            raise ValueError("guard needs a held-out judge; name in judges a reward model that is none of the rewards")
+        if self.guard is not None:
+            self._require_what_it_needs(self.guard)
         for judge in self.judges:
             if any(judge.judges_as(reward) for reward in self.rewards):
                 raise ValueError(
                     f"judges names {judge.model}, which is a reward as well and would judge what it is pleased by; "
                     "name a reward model of other comparisons, or set its `shift` if there is none"
                 )
-        if self.guard is not None and self.evaluation_prompts < 2:
-            raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30 to 80")
         if self.regulariser.pretraining_data is not None and not self.regulariser.pretraining_weight:
             raise ValueError("regulariser.pretraining_data is given but regulariser.pretraining_weight is 0; set both")
         return self
@@ -328,6 +322,22 @@ class AlignConfig(BaseModel):
         """Whether the run may make reference images of its own, because it is told to or the guard is."""
         asked_by_guard = self.guard is not None and self.guard.action == "refresh_references"
         return self.references.refresh_every is not None or asked_by_guard
+
+    def _require_what_it_needs(self, guard: GuardConfig) -> None:
+        if guard.action == "raise_kl" and not any(self._pulling_weights()):
+            raise ValueError(
+                "guard.action raise_kl has no weight to raise to the end of the run; "
+                "give regulariser.velocity_weight or method.kl_weight"
+            )
+        if not self.judges:
+            raise ValueError("guard needs a held-out judge; name in judges a reward model that is none of the rewards")
+        if self.evaluation_prompts < 2:
+            raise ValueError("guard compares prompts, and evaluation_prompts is 1; give it 2 or more, better 30 to 80")
+        if guard.collapse_share is not None and self.evaluation_samples < 2:
+            raise ValueError(
+                "guard sees no collapse, spread or diversity in one picture of a prompt, and evaluation_samples is 1; "
+                "give it 2 or more, or set guard.collapse_share null to watch the judges alone"
+            )
 
     def _require_use_of_the_worst(self) -> None:
         if self.regulariser.pretraining_data == "references":
