@@ -71,13 +71,17 @@ def start_alignment(
     folder = RunFolder(config.out)
     folder.check(config, resume)
     needs_judges = judges is None and guard is None
-    given = {
-        "generator": generator,
-        "rewards": reward,
-        "judges": guard if judges is None else judges,
-        "references": references,
-    }
-    digests = _checked_digests(config, resume, digests, given)
+    digests = _checked_digests(
+        config,
+        resume,
+        digests,
+        {
+            "generator": generator,
+            "rewards": reward,
+            "judges": guard if judges is None else judges,
+            "references": references,
+        },
+    )
     if needs_judges:
         require_other_judges(config)
     if generator is None:
