@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -17,6 +18,8 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
@@ -31,13 +34,16 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from rewarddance.generators.adapter_file import LowRankUpdate, write_adapter
 
-GeneratorFamily = Literal["sd3", "flux", "flux_schnell", "qwen_image"]
+GeneratorFamily = Literal["sd3", "flux", "flux_schnell", "qwen_image", "wan"]
 
 GENERATOR_FAMILIES: tuple[GeneratorFamily, ...] = ("sd3", "flux", "qwen_image")
+"""Families that make pictures; `wan` makes clips."""
 
 TINY_SIZE = 32
 """Height and width of a tiny picture, in pixels: 8 by 8 latents, 4 by 4 tokens."""
@@ -169,6 +175,35 @@ def _qwen_image() -> Any:
             num_attention_heads=2,
             joint_attention_dim=_TEXT_WIDTH,
             axes_dims_rope=(2, 2, 4),
+        ),
+    )
+
+
+def _wan() -> Any:
+    return WanPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKLWan(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 2],
+            num_res_blocks=1,
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.2, 0.8, 1.5, 1.0],
+        ),
+        text_encoder=UMT5EncoderModel(
+            UMT5Config(vocab_size=len(_t5_tokenizer()), d_model=_TEXT_WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=2)
+        ),
+        tokenizer=_t5_tokenizer(),
+        transformer=WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=_TEXT_WIDTH,
+            freq_dim=16,
+            ffn_dim=48,
+            num_layers=2,
+            rope_max_seq_len=64,
         ),
     )
 
@@ -312,4 +347,5 @@ _BUILDERS: dict[GeneratorFamily, Callable[[], Any]] = {
     "flux": _flux,
     "flux_schnell": _flux_schnell,
     "qwen_image": _qwen_image,
+    "wan": _wan,
 }

@@ -70,6 +70,15 @@ def test_what_is_there_is_not_searched_again(workplace: Path, found: Path, capsy
     assert contents(found) == before
 
 
+def test_the_size_of_pictures_is_stored_as_before_there_were_clips(workplace: Path, tmp_path: Path):
+    few = ("--steps", 1, "--candidates", 1, "--kind", "pointwise", "--limit", 1, "--height", 32, "--width", 32)
+    assert run(*words(workplace, "best-of-n", tmp_path / "out", *few)) == 0
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["sampling"]["size"] == {
+        "height": 32,
+        "width": 32,
+    }
+
+
 def test_a_prompt_outside_the_generators_grammar_fails_alone(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

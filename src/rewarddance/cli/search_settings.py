@@ -229,6 +229,8 @@ def settings_record(
 
     criteria = None if loading.instruction is None else load_instruction(loading.instruction).sha256
     sampling = {key: value for key, value in asdict(drawing).items() if key != "batch_size"}
+    if drawing.size is not None and drawing.size.frames is None:
+        del sampling["size"]["frames"]  # as searches for pictures were stored before there were clips
     return {
         "algorithm": name,
         **asdict(settings),

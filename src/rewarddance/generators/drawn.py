@@ -141,7 +141,7 @@ class DrawnGenerator:
         if size not in (None, self.default_size):
             side = self.default_size.width
             raise UsageError(
-                f"this generator draws pictures of {side} x {side} pixels only; leave height and width out"
+                f"this generator draws pictures of {side} x {side} pixels only; leave height, width and frames out"
             )
 
 

@@ -32,6 +32,7 @@ class Flux:
     name: str = "flux"
     default_denoising_steps: int = 28
     largest_side: int | None = None
+    frame_multiple: int | None = None
 
     @property
     def is_distilled(self) -> bool:

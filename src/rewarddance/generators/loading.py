@@ -26,11 +26,13 @@ from rewarddance.generators.protocol import Generator
 from rewarddance.generators.qwen_image import QwenImage
 from rewarddance.generators.schedule import check_scheduler
 from rewarddance.generators.sd3 import StableDiffusion3
+from rewarddance.generators.wan import Wan
 
 FAMILIES: Mapping[str, Callable[[Any], Family]] = {
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
     "QwenImagePipeline": QwenImage,
+    "WanPipeline": Wan,
 }
 """Families by the `_class_name` of `model_index.json`."""
 
@@ -90,9 +92,10 @@ def load_generator(
 
         drawn = load_drawn(folder, target) if dtype == "auto" else load_drawn(folder, target, precision)
         return _adapted(drawn, adapter)
+    _refuse_variants(folder, index)
     _require_parts(folder, index)
     pipeline = _pipeline(folder, index, precision)
-    check_scheduler(pipeline.scheduler)
+    check_scheduler(pipeline.scheduler, takes_multistep=class_name == "WanPipeline")
     if class_name == "QwenImagePipeline" and pipeline.transformer.config.guidance_embeds:
         raise ModelError(f"{folder} is a guidance-distilled Qwen-Image, which diffusers cannot run yet")
     return _adapted(PipelineGenerator(FAMILIES[class_name](pipeline.to(target))), adapter)
@@ -157,6 +160,14 @@ def _index(folder: Path) -> dict[str, Any]:
         if isinstance(home, list) and home[0] is not None and home[0] not in _LIBRARIES:
             raise ModelError(f"{path} takes {part} from {home[0]!r}; only diffusers and transformers are allowed")
     return dict(index)
+
+
+def _refuse_variants(folder: Path, index: Mapping[str, Any]) -> None:
+    """Wan 2.2 under the pipeline's name of Wan 2.1: two networks share the way, or each patch has a noise level."""
+    second = index.get("transformer_2")
+    has_two = isinstance(second, list) and second[0] is not None
+    if has_two or index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
+        raise ModelError(f"{folder} is of Wan 2.2, which is not supported; give a Wan 2.1 that makes clips from text")
 
 
 def _require_parts(folder: Path, index: Mapping[str, Any]) -> None:

@@ -30,9 +30,10 @@ class Merged:
 
 
 def network_dtype(network: nn.Module) -> torch.dtype:
-    """Precision of the network's own weights; adapters may have more."""
-    own = (value.dtype for name, value in network.named_parameters() if _LORA not in name)
-    return next(own)
+    """Precision of the network's own weights; adapters may have more, and what its class always keeps in float32."""
+    exact = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
+    own = [(name, value.dtype) for name, value in network.named_parameters() if _LORA not in name]
+    return next((dtype for name, dtype in own if not any(part in name for part in exact)), own[0][1])
 
 
 def merged_network(network: Any) -> Any:

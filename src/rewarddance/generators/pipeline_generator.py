@@ -26,6 +26,7 @@ from rewarddance.generators.merged_weights import merged, network_dtype
 from rewarddance.generators.protocol import Conditions, ImageSize
 
 _RECORD_NAME = "merged_adapter.json"
+_CLIP_AXES = 5
 _FROZEN = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 
 
@@ -36,6 +37,7 @@ class Family(Protocol):
     Attributes:
         side_multiple: Height and width are multiples of this.
         largest_side: In pixels; None without a limit.
+        frame_multiple: A clip has a multiple of so many frames, and one more; None for a family of pictures.
         negative_prompt: What guidance pushes away from; None for a network that is given guidance as a number.
     """
 
@@ -54,13 +56,15 @@ class Family(Protocol):
     @property
     def largest_side(self) -> int | None: ...  # noqa: D102
     @property
+    def frame_multiple(self) -> int | None: ...  # noqa: D102
+    @property
     def negative_prompt(self) -> str | None: ...  # noqa: D102
 
     def read(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the text encoders make of prompts, one row each."""
 
     def noise(self, rng: torch.Generator, size: ImageSize) -> Tensor:
-        """Latents of one picture at sigma 1, in the order in which the pipeline draws them."""
+        """Latents of one picture or clip at sigma 1, in the order in which the pipeline draws them."""
 
     def sigmas(self, denoising_steps: int, size: ImageSize) -> Tensor:
         """The pipeline's noise levels."""
@@ -80,7 +84,7 @@ class Family(Protocol):
         """Latents in the layout and units of the image decoder."""
 
     def decoded(self, images: Tensor) -> Tensor:
-        """Pictures from what the decoder gives."""
+        """Pictures from what the decoder gives; frames of clips stand before channels."""
 
     def encoder_input(self, images: Tensor) -> Tensor:
         """Pictures as the image encoder takes them."""
@@ -175,7 +179,7 @@ class PipelineGenerator:
 
     def decode(
         self, latents: Float[Tensor, " batch *latent"], size: ImageSize | None = None
-    ) -> Float[Tensor, "batch 3 height width"]:
+    ) -> Float[Tensor, "batch *frames 3 height width"]:
         """See `Generator.decode`."""
         with as_trained(self.module):
             return self._decoded(latents, self._checked(size))
@@ -188,14 +192,15 @@ class PipelineGenerator:
         elif torch.is_grad_enabled():
             images = self._decoder(scaled)
         else:
-            at_once = pictures_decoded_at_once(checked.height, checked.width)
+            at_once = pictures_decoded_at_once(checked.height, checked.width, checked.frames)
             images = torch.cat([self._decoder(some) for some in torch.split(scaled, at_once)])
         return (self._family.decoded(images).float() / 2 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def latents_of(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch *latent"]:
-        """Clean latents of pictures in [0, 1], at the mode of the encoder's distribution; without gradient."""
-        size = self._checked(ImageSize(*pixels.shape[-2:]))
+    def latents_of(self, pixels: Float[Tensor, "batch *frames 3 height width"]) -> Float[Tensor, " batch *latent"]:
+        """Clean latents of pictures or clips in [0, 1], at the mode of the encoder's distribution; without gradient."""
+        frames = pixels.shape[1] if pixels.ndim == _CLIP_AXES else None
+        size = self._checked(ImageSize(pixels.shape[-2], pixels.shape[-1], frames))
         vae = self._pipeline.vae
         images = self._family.encoder_input(pixels.to(self.device, vae.dtype) * 2 - 1)
         codes: Tensor = vae.encode(images, return_dict=False)[0].mode()
@@ -238,7 +243,7 @@ class PipelineGenerator:
         """The size to use.
 
         Raises:
-            UsageError: The family makes no such pictures.
+            UsageError: The family makes no such pictures or clips.
         """
         size = size or self.default_size
         multiple, largest = self._family.side_multiple, self._family.largest_side
@@ -249,7 +254,20 @@ class PipelineGenerator:
                 )
             if largest is not None and side > largest:
                 raise UsageError(f"{self.name} cannot make a side of {side} pixels; the largest is {largest}")
+        self._check_frames(size.frames)
         return size
+
+    def _check_frames(self, frames: int | None) -> None:
+        multiple = self._family.frame_multiple
+        if multiple is None:
+            if frames is not None:
+                raise UsageError(f"{self.name} makes pictures, not clips of {frames} frames; leave the frames out")
+        elif frames is None or frames < 1 or (frames - 1) % multiple:
+            asked = "clips, and the size has no frames" if frames is None else f"no clip of {frames} frames"
+            raise UsageError(
+                f"{self.name} makes {asked}; give one more than a multiple of {multiple}, "
+                f"such as {self.default_size.frames}"
+            )
 
 
 def _cast(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -17,13 +17,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rewarddance.core.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSize:
-    """Height and width of a picture, in pixels."""
+    """Size of a picture or clip.
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        frames: How many pictures of that size follow each other in a clip; None for a picture.
+    """
 
     height: int
     width: int
+    frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Conditions:
     Attributes:
         positive: Tensors by name, one row a prompt.
         negative: The same for the empty (or a negative) prompt, where guidance needs a second pass; else None.
-        size: Of the pictures to be made.
+        size: Of the pictures or clips to be made.
     """
 
     positive: Mapping[str, Tensor]
@@ -63,11 +72,11 @@ class _Change(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """A diffusion or flow model that makes pictures from prompts.
+    """A diffusion or flow model that makes pictures from prompts, or clips.
 
     Attributes:
         name: Its family, such as `sd3`.
-        default_size: Of the pictures that it makes unless told otherwise.
+        default_size: Of the pictures that it makes unless told otherwise; with frames, it makes clips.
         default_denoising_steps: From noise to picture.
         default_guidance: Strength of classifier-free or embedded guidance; what 1 means is the family's.
     """
@@ -124,11 +133,28 @@ class Generator(Protocol):
 
     def decode(
         self, latents: Float[Tensor, " batch *latent"], size: ImageSize | None = None
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Pictures, float RGB in [0, 1]; differentiable. Values outside are clamped, as they are when shown."""
+    ) -> Float[Tensor, "batch *frames 3 height width"]:
+        """Pictures, float RGB in [0, 1]; differentiable. Values outside are clamped, as they are when shown.
+
+        Clips have an axis of frames after the batch.
+        """
 
     def gradient_checkpointing(self, is_on: bool) -> None:
         """Compute activations of network and decoder again in the backward pass, where the family can."""
 
     def save(self, folder: Path) -> None:
         """Write the generator as its pipeline's folder, so that diffusers can load it too where it knows the family."""
+
+
+def refuse_clips(generator: Generator, work: str) -> None:
+    """Stop at a generator of clips where only pictures can be handled.
+
+    Args:
+        generator: Any.
+        work: What would be done with its pictures, in words.
+
+    Raises:
+        UsageError: It makes clips.
+    """
+    if generator.default_size.frames is not None:
+        raise UsageError(f"{generator.name} makes clips, and {work} knows pictures only; take a generator of pictures")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rewarddance.generators.guidance import guided_at_norm
+from rewarddance.generators.latent_statistics import latent_statistics
 from rewarddance.generators.packing import pack, unpack
 from rewarddance.generators.protocol import ImageSize
 from rewarddance.generators.schedule import dynamic_shift, scheduler_sigmas
@@ -36,6 +37,7 @@ class QwenImage:
     default_denoising_steps: int = 50
     negative_prompt: str | None = " "
     largest_side: int | None = None
+    frame_multiple: int | None = None
 
     @property
     def default_guidance(self) -> float:
@@ -91,7 +93,7 @@ class QwenImage:
         """Latents as a clip of one frame, in the decoder's units."""
         rows, columns = self._patches(size)
         frame = unpack(latents, 2 * rows, 2 * columns)[:, :, None]
-        mean, std = self._statistics(frame.device)
+        mean, std = latent_statistics(self.pipeline.vae.config, frame.device)
         return frame * std + mean
 
     def decoded(self, images: Tensor) -> Tensor:
@@ -104,17 +106,8 @@ class QwenImage:
 
     def encoded(self, codes: Tensor, size: ImageSize) -> Tensor:
         """The inverse of `decoder_input`."""
-        mean, std = self._statistics(codes.device)
+        mean, std = latent_statistics(self.pipeline.vae.config, codes.device)
         return pack(((codes - mean) / std)[:, :, 0])
-
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the decoder's latents, channel by channel."""
-        config = self.pipeline.vae.config
-        mean, std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, std
 
     def _network(self, latents: Tensor, sigma: Tensor, text: Mapping[str, Tensor], size: ImageSize) -> Tensor:
         rows, columns = self._patches(size)

@@ -1,4 +1,4 @@
-"""From noise to pictures: deterministic, in any part of the way; or stochastic, with what a policy gradient needs.
+"""From noise to pictures or clips: deterministic, in any part of the way; or random, with what a policy gradient needs.
 
 Everything is written once against `Generator`; no family has a loop of its own.
 """
@@ -109,8 +109,8 @@ def generate(
     denoising_steps: int | None = None,
     guidance: float | None = None,
     batch_size: int = 8,
-) -> Float[Tensor, "pictures 3 height width"]:
-    """Pictures of prompts, on the CPU.
+) -> Float[Tensor, "pictures *frames 3 height width"]:
+    """Pictures or clips of prompts, on the CPU.
 
     Args:
         generator: Makes them.

@@ -14,19 +14,39 @@ from torch import Tensor
 from rewarddance.core.errors import ModelError, UsageError
 
 _SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+_MULTISTEP = "UniPCMultistepScheduler"
 
 
-def check_scheduler(scheduler: Any) -> None:
+def check_scheduler(scheduler: Any, takes_multistep: bool = False) -> None:
     """Refuses a scheduler whose noise levels are not those of a falling flow.
 
+    Args:
+        scheduler: Only its class and its config are looked at.
+        takes_multistep: Whether it may be UniPCMultistepScheduler with flow sigmas, whose shift knows no size.
+
     Raises:
-        ModelError: Another class of scheduler, or inverted noise levels.
+        ModelError: Another class of scheduler, noise levels of another kind, or inverted ones.
     """
     name = type(scheduler).__name__
+    if takes_multistep and scheduler.config.get("use_dynamic_shifting"):
+        raise ModelError("the generator's scheduler shifts by size (use_dynamic_shifting), and its pipeline does not")
+    if takes_multistep and name == _MULTISTEP:
+        _check_flow_sigmas(scheduler.config)
+        return
     if name != _SCHEDULER:
         raise ModelError(f"the generator's scheduler is {name}; only {_SCHEDULER} is supported")
     if scheduler.config.invert_sigmas:
         raise ModelError("the generator's scheduler inverts its noise levels (invert_sigmas), which is not supported")
+
+
+def _check_flow_sigmas(config: Any) -> None:
+    wanted = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+    others = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    for key, value in (wanted | dict.fromkeys(others, False)).items():
+        if config.get(key) != value:
+            raise ModelError(
+                f"the generator's scheduler is {_MULTISTEP} with {key} {config.get(key)}; for a flow it is {value}"
+            )
 
 
 def scheduler_sigmas(

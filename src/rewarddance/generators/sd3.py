@@ -31,6 +31,7 @@ class StableDiffusion3:
     name: str = "sd3"
     default_denoising_steps: int = 28
     negative_prompt: str | None = ""
+    frame_multiple: int | None = None
 
     def __post_init__(self) -> None:
         leave_out_unread_queries(self.pipeline.transformer)

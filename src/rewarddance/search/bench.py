@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rewarddance.core.errors import UsageError
 from rewarddance.core.seeding import derive_seed
-from rewarddance.generators.protocol import Generator, ImageSize
+from rewarddance.generators.protocol import Generator, ImageSize, refuse_clips
 from rewarddance.generators.sampling import noise_levels, rows_of
 from rewarddance.objectives.flow import ode_step
 from rewarddance.search.budget import Meter
@@ -36,7 +36,12 @@ class Drawing:
             raise UsageError("a batch holds at least one picture, and a picture takes at least one denoising step")
 
     def sigmas(self, generator: Generator) -> Float[Tensor, " steps_and_end"]:
-        """Noise levels of the way, which decide what a search costs."""
+        """Noise levels of the way, which decide what a search costs.
+
+        Raises:
+            UsageError: The generator makes clips, or cannot make such pictures.
+        """
+        refuse_clips(generator, "a search")
         return noise_levels(generator, self.denoising_steps, self.size)
 
 

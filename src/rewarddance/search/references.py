@@ -30,7 +30,7 @@ from rewarddance.data.references import (
     ReferenceSummary,
     finished_generations,
 )
-from rewarddance.generators.protocol import Generator, ImageSize
+from rewarddance.generators.protocol import Generator, ImageSize, refuse_clips
 from rewarddance.generators.sampling import generate as generate_pictures
 from rewarddance.rewards.instructions import instruction_argument
 from rewarddance.search.attendance import Attendance
@@ -183,7 +183,12 @@ def pictures_of(
     guidance: float | None = None,
     batch_size: int = 8,
 ) -> Generate:
-    """A generator as the function that makes candidates; see `generators.sampling.generate` for the settings."""
+    """A generator as the function that makes candidates; see `generators.sampling.generate` for the settings.
+
+    Raises:
+        UsageError: The generator makes clips.
+    """
+    refuse_clips(generator, "a tournament of reference images")
 
     def make(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         return generate_pictures(generator, prompts, seeds, size, denoising_steps, guidance, batch_size)

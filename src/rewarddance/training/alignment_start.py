@@ -7,7 +7,7 @@ from typing import Any
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, FlowGrpoConfig, ReflConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.generators.protocol import Generator
+from rewarddance.generators.protocol import Generator, refuse_clips
 from rewarddance.objectives.sde import SdeNoise, stochastic_places
 from rewarddance.training.alignment_evaluation import Evaluation
 from rewarddance.training.alignment_inputs import (
@@ -100,6 +100,7 @@ def start_alignment(
     if guard is None and config.guard is not None:
         guard = Guard(config.guard, judges or {}, features)
     generator = generator or configured_generator(config)
+    refuse_clips(generator, "alignment")
     generator.gradient_checkpointing(config.generator.gradient_checkpointing)
     policy = Policy(generator, config.generator.lora, config.precision, config.seed)
     bench = Workbench(config, policy, reward, PromptDraws(config.seed, prompts, config.batch_size), references)

@@ -39,6 +39,7 @@ from rewarddance.training.weight_headers import (
 _FLOAT = 4
 _LEARNED_COPIES = 4  # float32 weight, gradient, and AdamW's two moments
 _NOT_LEARNED = "pos_embed.pos_embed"  # SD3 stores its table of positions, which is computed
+_OF_CLIPS = "WanPipeline"
 _ONE_BY_ONE = ("mean", "soft_min")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -133,7 +134,7 @@ def plan_memory(
 
     Raises:
         ModelError: A model is missing or damaged.
-        UsageError: There is no layer for an adapter.
+        UsageError: There is no layer for an adapter, or the generator makes clips.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute = compute_dtype(config.precision, device).itemsize
@@ -209,6 +210,8 @@ def _generator_parts(
         raise ModelError(
             f"{generator.location} holds no generator with a transformer; give a folder in diffusers' layout"
         )
+    if pipeline == _OF_CLIPS:
+        raise UsageError(f"{generator.location} makes clips, and alignment knows pictures only; take another generator")
     transformer, vae = read_settings(files, "transformer/config.json"), read_settings(files, "vae/config.json")
     chosen = config.sampling
     side = default_side(pipeline, transformer, vae)
