@@ -13,6 +13,7 @@ from rewarddance.reports.alignment_sections import alignment_figures, alignment_
 from rewarddance.reports.alignment_verdicts import guard_section
 from rewarddance.reports.html_page import page_html
 from rewarddance.reports.line_chart import draw_line_chart
+from rewarddance.reports.pictures import is_wide
 from rewarddance.reports.run_files import read_run
 from rewarddance.reports.run_report import report_run
 from rewarddance.reports.sections import (
@@ -375,3 +376,15 @@ def test_an_unreadable_picture_is_said_to_be_and_a_missing_one_is_not(tmp_path: 
     html = page_html(Page("page", (Section("section", (PictureSheets("title", (sheet,)),)),)))
     assert html.count("unreadable") == 1
     assert html.count('class="missing"') == 2
+
+
+def test_of_clips_whose_frames_stand_in_a_row_one_noise_is_shown(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    for path in (folder / "samples").glob("*/*.png"):
+        Image.new("RGB", (1000, 100)).save(path)
+    sections = {section.title: section for section in alignment_sections([read_run(folder)])}
+    (block,) = sections["Before and after"].blocks
+    assert isinstance(block, PictureSheets)
+    assert [sheet.columns for sheet in block.sheets] == [("noise 4",), ("noise 4",)]
+    assert is_wide(folder / "samples" / "step-00000000" / "0-3.png")
+    assert not is_wide(tmp_path / "nowhere.png")

@@ -147,3 +147,23 @@ def test_a_decoder_may_overshoot_and_noise_may_be_added(
 ):
     noise = 0.3 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert new_model("pairwise").reward(pixels + noise, PROMPTS, reference_pixels).isfinite().all()
+
+
+def test_of_a_long_clip_as_many_frames_are_looked_at_as_of_a_file(new_model: NewModel):
+    model = new_model("pointwise")
+    count = model.record.media.frames_per_clip
+    clips = torch.rand(2, 2 * count - 1, 3, 32, 32, generator=torch.Generator().manual_seed(4)).requires_grad_(True)
+    # Evenly spaced, the first and the last included: every second one.
+    rewards = model.reward(clips, PROMPTS)
+    torch.testing.assert_close(rewards, model.reward(clips[:, ::2].detach(), PROMPTS))
+    (gradient,) = torch.autograd.grad(rewards.sum(), clips)
+    assert (gradient[:, ::2].abs().amax(dim=(2, 3, 4)) > 0).all()
+    assert not gradient[:, 1::2].any()
+
+
+def test_a_clip_may_be_judged_against_a_clip(new_model: NewModel, pixels: torch.Tensor):
+    model = new_model("pairwise")
+    clips = pixels.float()[:, None].repeat(1, 3, 1, 1, 1)
+    # Two orders: what is compared with itself is as good as itself.
+    torch.testing.assert_close(model.reward(clips, PROMPTS, clips), torch.zeros(2), atol=1e-5, rtol=0)
+    assert not torch.allclose(model.reward(clips, PROMPTS, clips.flip(3)), torch.zeros(2), atol=1e-5, rtol=0)

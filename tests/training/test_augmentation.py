@@ -50,3 +50,16 @@ def test_a_picture_that_is_moved_down_and_left_repeats_its_top_row_and_right_col
     # rows 0 1 2 / 3 4 5 / 6 7 8: down by one, then left by one
     assert moved(picture, 1, -1)[0, 0].tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
     assert torch.equal(moved(picture, 0, 0), picture)
+
+
+def test_frames_of_a_clip_are_moved_together():
+    clips = PICTURES[:, None].repeat(1, 4, 1, 1, 1)
+    moved_clips = augmented(clips, AugmentationConfig(shift=2), 0, 1)
+    pictures = augmented(PICTURES, AugmentationConfig(shift=2), 0, 1)
+    assert torch.equal(moved_clips, pictures[:, None].expand_as(clips))
+    assert torch.equal(moved(clips, 1, -1), moved(PICTURES, 1, -1)[:, None].expand_as(clips))
+
+
+def test_frames_of_a_clip_have_noise_of_their_own():
+    noisy = augmented(PICTURES[:, None].repeat(1, 4, 1, 1, 1), AugmentationConfig(noise=0.1), 0, 1)
+    assert not torch.equal(noisy[:, 0], noisy[:, 1])

@@ -11,7 +11,7 @@ from rewarddance.core.errors import CheckpointError, NonFiniteError, RewardError
 from rewarddance.metrics.overoptimization import wilson_interval
 from rewarddance.training.guard import Guard, replay
 from rewarddance.training.guard_evidence import last_as_good
-from rewarddance.training.guard_observation import Observation
+from rewarddance.training.guard_observation import Observation, observe
 from rewarddance.training.guard_signals import statistics_drift
 from rewarddance.training.guard_verdict import Verdict
 from rewarddance.training.spread_detector import SpreadDetector
@@ -498,3 +498,54 @@ def test_features_that_say_nothing_of_diversity_are_refused(features, cause: str
     guard = Guard(GuardConfig(), {"redness": reward_of_red}, features)
     with pytest.raises(RewardError, match=cause):
         guard.check(0, *pictures(0.2), [0.0] * 24)
+
+
+def clips(still: torch.Tensor, frames: int) -> torch.Tensor:
+    return still[:, None].repeat(1, frames, 1, 1, 1)
+
+
+def seen(pixels: torch.Tensor, prompts: list[str], features=None) -> Observation:
+    judges = {"any": lambda pixels, prompts: [0.0] * len(prompts)}
+    return observe(0, pixels, prompts, [0.0] * len(prompts), judges, features)
+
+
+def test_clips_that_stand_still_are_seen_as_their_picture():
+    pixels, prompts = pictures(0.2)
+    picture, clip = seen(pixels, prompts), seen(clips(pixels, 5), prompts)
+    for name, values in picture.statistics.items():
+        np.testing.assert_allclose(clip.statistics[name], values)
+    np.testing.assert_allclose(clip.diversity, picture.diversity)
+
+
+def test_a_statistic_of_a_clip_is_the_mean_over_a_few_of_its_frames():
+    levels = torch.tensor([0.0, 0.3, 0.9, 0.6, 0.2])
+    pixels = levels[None, :, None, None, None].expand(4, 5, 3, 8, 8)
+    # Four of five frames: places 0, 1.33, 2.67 and 4, rounded.
+    expected = (0.0 + 0.3 + 0.6 + 0.2) / 4
+    np.testing.assert_allclose(seen(pixels, ["a", "a", "b", "b"]).statistics["brightness"], expected, rtol=1e-5)
+
+
+def test_clips_that_differ_at_one_moment_only_are_half_as_far_apart():
+    asked: list[int] = []
+
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        asked.append(len(pixels))
+        return pixels.mean((2, 3))
+
+    pixels = torch.zeros(2, 4, 3, 8, 8)
+    pixels[1, 2, 0] = 1.0
+    # The distance is 1 at one of four moments: the root of a quarter.
+    np.testing.assert_allclose(seen(pixels, ["a", "a"], features).diversity, [0.5])
+    assert asked == [8]
+
+
+def test_judges_see_whole_clips():
+    shapes: list[tuple[int, ...]] = []
+
+    def judge(pixels: torch.Tensor, prompts) -> list[float]:
+        shapes.append(tuple(pixels.shape))
+        return [0.0] * len(prompts)
+
+    pixels, prompts = pictures(0.2)
+    Guard(GuardConfig(), {"any": judge}).check(0, clips(pixels, 5), prompts, [0.0] * 24)
+    assert shapes == [(24, 5, 3, 8, 8)]

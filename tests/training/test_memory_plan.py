@@ -247,6 +247,50 @@ def test_a_decoder_holds_about_what_was_measured(vae: Any, whole: float, checkpo
     assert gib(False, False) == pytest.approx(without, rel=0.1)
 
 
+@pytest.mark.parametrize(("frames", "measured"), [(1, 5.77), (5, 21.2), (9, 36.7)])
+def test_a_decoder_of_clips_holds_about_what_was_measured(frames: int, measured: float):
+    """GiB of a clip of 480 by 832 in bfloat16: saved bytes of the real class, on empty tensors."""
+    halved = [False, True, True]
+    vae = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "temperal_downsample": halved}
+    held = 2 * decoder_values(vae, Side(480, 832, frames), False, True) / 2**30
+    assert held == pytest.approx(measured, rel=0.25)
+
+
+def test_a_decoder_of_clips_holds_four_frames_at_once_without_gradient():
+    vae = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "temperal_downsample": [False, True, True]}
+    short, long = (decoder_values(vae, Side(480, 832, frames), False, False) for frames in (4, 81))
+    assert short == long
+
+
+def test_a_clip_has_a_token_for_every_patch_of_every_latent_frame():
+    transformer = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "patch_size": [1, 2, 2]}
+    vae = {"temperal_downsample": [False, True, True]}
+    # The first of nine frames, and two times four; a latent stands for 8 pixels, and the prompt stands apart.
+    tokens = 3 * (64 // 16) * (32 // 16)
+    kept = transformer_values("WanPipeline", transformer, vae, Side(64, 32, 9), is_checkpointed=False)
+    assert kept == 3 * 24 * tokens * 16
+
+
+def test_a_generator_of_clips_can_be_planned(judge: Path, tmp_path: Path):
+    folder = tiny_generator_folder("wan", tmp_path / "wan")
+    small = {"height": 32, "width": 48, "frames": 5}
+    own, plan = plan_of(folder, judge), plan_of(folder, judge, sampling=small)
+    # 81 frames of 480 by 832: 21 latent frames of 30 by 52 patches against 2 of 2 by 3
+    ratio = part(own, "transformer").activations / part(plan, "transformer").activations
+    assert ratio == pytest.approx(21 * 30 * 52 / (2 * 2 * 3))
+    assert part(plan, "vae").activations > 0
+
+
+def test_a_reward_looks_at_some_frames_of_a_clip(judge: Path):
+    config = json.loads((judge / "config.json").read_text())
+    picture, clip, long = (
+        judge_values(config, Side(32, 32, frames), False, references=0, frames_per_clip=8) for frames in (1, 8, 81)
+    )
+    assert picture < clip == long
+    # With the question's tokens counted once.
+    assert clip < 8 * picture
+
+
 def test_a_decoder_in_one_checkpoint_holds_all_of_itself():
     vae = {"base_dim": 8, "dim_mult": [1, 2], "num_res_blocks": 1}
     side = Side(4, 4)

@@ -436,3 +436,34 @@ def test_a_model_with_too_few_answers_in_one_piece_is_no_reward():
 def test_a_reference_image_is_seen_as_everywhere_else():
     half = Image.new("RGBA", (8, 8), (0, 0, 0, 204))  # a fifth of the white behind it shows
     assert against(ReferenceUse(), [(half,)]) == pytest.approx([0.8])
+
+
+def test_clips_are_judged_in_pieces_of_so_many_frames():
+    shapes: list[tuple[int, ...]] = []
+
+    class Watching:
+        def reward(self, pixels, prompts, reference_pixels=None, instruction=None):
+            shapes.append(tuple(pixels.shape))
+            return pixels.mean((1, 2, 3, 4))
+
+    clips = samples(15).reshape(5, 3, 3, 8, 8)
+    signal = RewardSignal([ModelReward("any", Watching(), needs_references=False, images_at_once=6)])
+    values = signal.judge(clips, ["a"] * 5)
+    # Two clips of three frames are six.
+    assert [shape[0] for shape in shapes] == [2, 2, 1]
+    torch.testing.assert_close(values.combined, clips.mean((1, 2, 3, 4)))
+    shapes.clear()
+    signal.log_odds(clips.requires_grad_(), ["a"] * 5)
+    assert shapes == [(5, 3, 3, 8, 8)]
+
+
+def test_a_black_box_sees_clips_as_they_are():
+    clips = samples(6).reshape(2, 3, 3, 8, 8)
+    values = of_scorer(lambda pixels, prompts: pixels.mean((1, 2, 3, 4))).judge(clips, ["a", "b"])
+    torch.testing.assert_close(values.combined, clips.mean((1, 2, 3, 4)))
+
+
+def test_a_judge_of_8_bit_images_is_not_asked_about_clips():
+    judge = JudgeReward("judge", lambda requests: [], needs_references=False)
+    with pytest.raises(RewardError, match="is asked about finished 8-bit images, and the generator makes clips"):
+        RewardSignal([judge], patience=HASTY).judge(samples(6).reshape(2, 3, 3, 8, 8), ["a", "b"])

@@ -88,7 +88,8 @@ def _print_result(result: "AlignmentResult", report: Path) -> None:
 
 
 def _print_plan(settings: "AlignConfig", as_json: bool) -> None:
-    from rewarddance.training.alignment_inputs import check_without_models, evaluation_prompts, training_prompts
+    from rewarddance.training.alignment_inputs import check_without_models
+    from rewarddance.training.alignment_prompts import evaluation_prompts, training_prompts
     from rewarddance.training.memory_plan import StoredModel, plan_memory
     from rewarddance.training.run_folder import RunFolder
 

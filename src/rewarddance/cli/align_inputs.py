@@ -61,6 +61,7 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
     if not config.makes_references and not any(name.startswith(LAB_PREFIX) for name in named):
         return AlignInputs()
     from rewarddance.training import alignment_inputs as load
+    from rewarddance.training.alignment_prompts import evaluation_prompts, training_prompts
     from rewarddance.training.input_digests import input_digests
     from rewarddance.training.new_references import require_use_of_new_references
     from rewarddance.training.regulariser import pretraining_pictures
@@ -77,8 +78,8 @@ def load_inputs(config: "AlignConfig", resume: bool) -> AlignInputs:
         _forget_other_references(config)
     load.require_other_judges(found)
     load.require_generator_adapter(found)
-    training = load.training_prompts(found)
-    evaluated = load.evaluation_prompts(found, training)
+    training = training_prompts(found)
+    evaluated = evaluation_prompts(found, training)
     pretraining_pictures(found)
     prompts = tuple(dict.fromkeys((*training, *evaluated)))
     judging = load.run_models(found)

@@ -16,6 +16,10 @@ class SamplingConfig(BaseModel):
     width: int | None = Field(default=None, ge=1)
     """Width in pixels; null for the generator's own."""
 
+    frames: int | None = Field(default=None, ge=1)
+    """Frames of a clip, for a generator that makes clips (Wan: one more than a multiple of 4); null for the generator's
+    own."""
+
     denoising_steps: int | None = Field(default=None, ge=2)
     """Steps from noise to picture; null for the generator's own."""
 

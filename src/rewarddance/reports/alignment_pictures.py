@@ -8,14 +8,18 @@ import yaml
 
 from rewarddance.reports.alignment_curves import best_step, evaluations_of, kept_step
 from rewarddance.reports.alignment_files import Sample
+from rewarddance.reports.pictures import is_wide
 from rewarddance.reports.run_files import RunFiles
 from rewarddance.reports.sections import PictureRow, PictureSheet, PictureSheets, Section
 
-_PROMPTS, _SEEDS = 6, 4
+_PROMPTS, _SEEDS, _WIDE_SEEDS = 6, 4, 1
 
 
 def pictures_section(runs: Sequence[RunFiles]) -> Section | None:
-    """A sheet for each of the first prompts of each run: noises from left to right, moments from top to bottom."""
+    """A sheet for each of the first prompts of each run: noises from left to right, moments from top to bottom.
+
+    Of clips, whose frames stand in a row, one noise is shown.
+    """
     blocks = []
     for run in runs:
         sheets = _sheets(run)
@@ -50,7 +54,8 @@ def _sheets(run: RunFiles) -> tuple[PictureSheet, ...]:
     moments = _moments(run, sorted({step for step, _, _ in samples}))
     sheets = []
     for prompt in sorted({prompt for _, prompt, _ in samples})[:_PROMPTS]:
-        seeds = sorted({seed for _, other, seed in samples if other == prompt})[:_SEEDS]
+        own = {seed: sample for (_, other, seed), sample in samples.items() if other == prompt}
+        seeds = sorted(own)[: _WIDE_SEEDS if is_wide(next(iter(own.values())).path) else _SEEDS]
         rows = tuple(
             PictureRow(label, tuple(_path(samples.get((step, prompt, seed))) for seed in seeds))
             for step, label in moments

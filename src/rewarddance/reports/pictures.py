@@ -6,10 +6,12 @@ from io import BytesIO
 from PIL import Image
 
 from rewarddance.core.errors import MediaError
-from rewarddance.core.media import MediaSource, load_frames
+from rewarddance.core.media import MediaSource, inspect_media, load_frames
 
 _SMALLEST_SIDE = 160
 _LARGEST_SIDE = 288
+_WIDE = 3
+"""So many times as wide as high: frames of a clip in a row, which are shown in as many times the width."""
 
 
 def picture_uri(source: MediaSource) -> str | None:
@@ -30,14 +32,24 @@ def picture_uri(source: MediaSource) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def is_wide(source: MediaSource) -> bool:
+    """Whether an image needs more width than others; one that cannot be read needs none."""
+    try:
+        facts = inspect_media(source)
+    except MediaError:
+        return False
+    return facts.width >= _WIDE * facts.height
+
+
 def _fitted(image: Image.Image) -> Image.Image:
     longest = max(image.size)
     factor = -(-_SMALLEST_SIDE // longest)  # rounded up
     if factor > 1:
         # Whole steps without smoothing: people should see the very pixels that were judged.
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if longest <= _LARGEST_SIDE:
+    largest = _LARGEST_SIDE * (_WIDE if image.width >= _WIDE * image.height else 1)
+    if longest <= largest:
         return image
-    size = (max(1, round(side * _LARGEST_SIDE / longest)) for side in image.size)
+    size = (max(1, round(side * largest / longest)) for side in image.size)
     width, height = size
     return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -11,9 +11,10 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from rewarddance.core.clips import frame_positions
 from rewarddance.core.errors import UsageError
 from rewarddance.core.whole_text import prompt_flaw
-from rewarddance.rewards.backbones.protocol import Backbone, EncodedQuestion
+from rewarddance.rewards.backbones.protocol import EncodedQuestion
 from rewarddance.rewards.module_modes import evaluating, frozen
 from rewarddance.rewards.paradigm import (
     Paradigm,
@@ -42,7 +43,8 @@ def pixel_reward(
 
     Args:
         paradigm: The reward model; its order mode holds here too.
-        pixels: Candidates, float RGB in [0, 1].
+        pixels: Candidates, float RGB in [0, 1]. Of a clip, as many evenly spaced frames are looked at as of a file
+            (`frames_per_clip` of the model's media); the gradient by the others is 0.
         prompts: One a candidate.
         reference_pixels: What each is judged against; may differ in size. Several reference images of each candidate
             have an axis of their own after the batch. None only for a model that needs none.
@@ -71,11 +73,11 @@ def pixel_reward(
         refuse_other_pixels(reference_pixels, _CLIP_AXES + 1)
     criteria = instruction_for(paradigm, instruction).text
     with evaluating(paradigm.module), frozen(paradigm.module):
-        candidates = _media(paradigm.backbone, pixels, is_passing=True)
+        candidates = _media(paradigm, pixels, is_passing=True)
         references: list[list[Medium]] = [[] for _ in candidates]
         if reference_pixels is not None:
             several = reference_pixels if reference_pixels.ndim > pixels.ndim else reference_pixels[:, None]
-            shown_before = _media(paradigm.backbone, several.flatten(0, 1))
+            shown_before = _media(paradigm, several.flatten(0, 1))
             count = several.shape[1]
             references = [shown_before[row * count : (row + 1) * count] for row in range(len(candidates))]
         mode = reference_mode or paradigm.record.reference_mode
@@ -91,14 +93,24 @@ def pixel_reward(
 
 
 def _media(
-    backbone: Backbone, samples: Float[Tensor, "batch *frames channels height width"], is_passing: bool = False
+    paradigm: Paradigm, samples: Float[Tensor, "batch *frames channels height width"], is_passing: bool = False
 ) -> list[Medium]:
     """All samples are of one size, so that their frames are resized in one go."""
     is_clip = samples.ndim == _CLIP_AXES
-    made = backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
+    if is_clip:
+        samples = _frames_looked_at(samples, paradigm.record.media.frames_per_clip)
+    made = paradigm.backbone.pictures_from_pixels(samples.flatten(0, 1) if is_clip else samples)
     pictures = [replace(one, is_passing=is_passing) for one in made]
     frames = len(pictures) // len(samples)
     return [Medium("", tuple(pictures[row * frames : (row + 1) * frames]), is_clip) for row in range(len(samples))]
+
+
+def _frames_looked_at(
+    clips: Float[Tensor, "batch frames channels height width"], count: int
+) -> Float[Tensor, "batch fewer channels height width"]:
+    """Those that would be decoded of a file."""
+    chosen = frame_positions(clips.shape[1], count)
+    return clips if len(chosen) == clips.shape[1] else clips[:, list(chosen)]
 
 
 def _log_odds(paradigm: Paradigm, questions: Sequence[EncodedQuestion]) -> Float[Tensor, " questions"]:

@@ -8,9 +8,12 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from rewarddance.core.clips import frame_positions
 from rewarddance.core.files import write_bytes_atomic, write_text_atomic
+from rewarddance.core.filmstrips import FRAMES_SHOWN, filmstrip
 from rewarddance.core.seeding import derive_seed
 from rewarddance.objectives.flow import ode_step
 from rewarddance.objectives.kl import velocity_distance
@@ -25,6 +28,7 @@ KIND_PREFIX = "kind:"
 """Before the names of figures that make the table by kind of prompt."""
 
 _SATURATED_SCORE = 0.95
+_PICTURE_AXES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,12 @@ class Evaluated:
     """One evaluation.
 
     Attributes:
-        pixels: Pictures, prompt by prompt, on the CPU.
+        pixels: Pictures or clips, prompt by prompt, on the CPU.
         observation: Figures for each prompt.
         verdict: The guard's; None without one.
     """
 
-    pixels: Float[Tensor, "pictures 3 height width"]
+    pixels: Float[Tensor, "pictures *frames 3 height width"]
     observation: Observation
     verdict: Verdict | None
 
@@ -128,9 +132,12 @@ class Evaluation:
         return {f"{KIND_PREFIX}{kind}": float(seen.scores[own].mean()) for kind, own in places.items()}
 
     def keep_pictures(
-        self, pixels: Float[Tensor, "pictures 3 height width"], folder: RunFolder, optimizer_step: int
+        self, pixels: Float[Tensor, "pictures *frames 3 height width"], folder: RunFolder, optimizer_step: int
     ) -> None:
-        """Store pictures of the first prompts as `step-00000100/PROMPT-SAMPLE.png`, and the prompts beside them."""
+        """Store pictures of the first prompts as `step-00000100/PROMPT-SAMPLE.png`, and the prompts beside them.
+
+        Of a clip, a few evenly spaced frames are stored in a row.
+        """
         shown = self.prompts[: self._bench.config.sample_prompts]
         place = folder.sample(optimizer_step)
         place.mkdir(parents=True, exist_ok=True)
@@ -139,7 +146,7 @@ class Evaluation:
         for number in range(len(shown) * self._samples):
             prompt, sample = divmod(number, self._samples)
             encoded = io.BytesIO()
-            image_from_pixels(pixels[number]).save(encoded, "PNG")
+            _shown(pixels[number]).save(encoded, "PNG")
             write_bytes_atomic(place / f"{prompt}-{sample}.png", encoded.getvalue())
 
     def _pictures(self, asked: tuple[str, ...], first: int, optimizer_step: int) -> "_Pictures":
@@ -162,8 +169,14 @@ class Evaluation:
         return _Pictures(pixels.float().cpu(), values.proxy.cpu(), torch.stack(distances).mean(0).cpu())
 
 
+def _shown(pixels: Float[Tensor, "*frames 3 height width"]) -> Image.Image:
+    if pixels.ndim == _PICTURE_AXES:
+        return image_from_pixels(pixels)
+    return filmstrip([image_from_pixels(pixels[place]) for place in frame_positions(len(pixels), FRAMES_SHOWN)])
+
+
 @dataclass(frozen=True, slots=True)
 class _Pictures:
-    pixels: Float[Tensor, "batch 3 height width"]
+    pixels: Float[Tensor, "batch *frames 3 height width"]
     proxy: Float[Tensor, " batch"]
     distance: Float[Tensor, " batch"]

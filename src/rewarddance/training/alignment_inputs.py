@@ -1,4 +1,4 @@
-"""What a config names, loaded: generator, rewards, held-out judges, prompts, reference images."""
+"""What a config names, loaded: generator, rewards, held-out judges, reference images."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,17 @@ from torch import Tensor
 
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.alignment_rewards import AskedModel, JudgeConfig
-from rewarddance.core.errors import DataError, UsageError
-from rewarddance.core.seeding import numpy_rng
-from rewarddance.data.prompts import PromptItem, read_prompts
+from rewarddance.core.errors import UsageError
 from rewarddance.data.references import PromptReferences, ReferenceStore
 from rewarddance.generators.adapter_file import adapter_file
 from rewarddance.generators.loading import load_generator
-from rewarddance.generators.prompt_limits import refused_prompts
 from rewarddance.generators.protocol import Generator, ImageSize
 from rewarddance.rewards.backbones.protocol import Backbone
 from rewarddance.rewards.instructions import instruction_argument, load_instruction
 from rewarddance.rewards.paradigm import Paradigm
 from rewarddance.rewards.remote import RemoteRewardModel
 from rewarddance.training.augmentation import moved, refuse_large_shifts
+from rewarddance.training.clip_runs import names_clips, refuse_pictures_for_clips
 from rewarddance.training.guard_observation import Features, HeldOutJudge
 from rewarddance.training.judging_models import (
     JudgingModel,
@@ -158,7 +156,7 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
     Raises:
         UsageError: Criteria are unknown, a model is of another kind, a judge is a reward, a shift is as large as the
             pictures, references would be made anew for nobody, or are needed and there are none, or none for some
-            prompt.
+            prompt; or the generator makes clips, and something knows pictures only.
         DataError: The references or the pre-training pictures cannot be used.
         ModelError: What is stored of a model cannot be read.
     """
@@ -171,7 +169,10 @@ def check_without_models(config: AlignConfig, prompts: Sequence[str]) -> None:
         require_adapter(each)
     is_pairwise = [stored_kind(each) == "pairwise" for each in asked]
     require_use_of_new_references(config, any(is_pairwise[: len(config.rewards)]))
-    configured_references(config, prompts, config.references.folder is not None or any(is_pairwise))
+    if names_clips(config):
+        refuse_pictures_for_clips(config, config.generator.path, any(is_pairwise))
+    else:
+        configured_references(config, prompts, config.references.folder is not None or any(is_pairwise))
     height, width = config.sampling.height, config.sampling.width
     if height is not None and width is not None:
         refuse_large_shifts(config, ImageSize(height, width))
@@ -274,56 +275,6 @@ class _SeeingModel:
         return torch.cat(made)
 
 
-def training_prompts(config: AlignConfig) -> tuple[str, ...]:
-    """Prompts to learn on, each once.
-
-    Raises:
-        DataError: The list cannot be used, or the generator cannot read a prompt.
-    """
-    return tuple(dict.fromkeys(item.prompt for item in _readable(config, config.prompts.train)))
-
-
-def evaluation_prompts(config: AlignConfig, training: Sequence[str]) -> tuple[str, ...]:
-    """A seeded choice of the held-out prompts, or of those that are learned on where none are held out.
-
-    Raises:
-        DataError: The list cannot be used.
-        UsageError: The guard, which compares prompts, would see one alone.
-    """
-    prompts = training if config.prompts.held_out is None else tuple(_evaluated(config))
-    if config.guard is not None and len(prompts) < 2:
-        raise UsageError(f"{config.prompts.evaluated} has one prompt, and the guard needs at least two")
-    order = numpy_rng(config.seed, "evaluation prompts").permutation(len(prompts))
-    return tuple(prompts[place] for place in sorted(order[: config.evaluation_prompts].tolist()))
-
-
-def prompt_kinds(config: AlignConfig) -> Mapping[str, str]:
-    """Kinds of the prompts of evaluations, of those whose list names one.
-
-    Raises:
-        DataError: The list cannot be used.
-    """
-    return {prompt: kind for prompt, kind in _evaluated(config).items() if kind is not None}
-
-
-def _evaluated(config: AlignConfig) -> dict[str, str | None]:
-    """The prompts that evaluations choose from, with their kinds; the first kind counts where one stands twice."""
-    kinds: dict[str, str | None] = {}
-    for item in _readable(config, config.prompts.evaluated):
-        kinds.setdefault(item.prompt, item.kind)
-    return kinds
-
-
-def _readable(config: AlignConfig, path: Path) -> tuple[PromptItem, ...]:
-    """A list of prompts, all of which the generator can read."""
-    items = read_prompts(path)
-    refused = refused_prompts(config.generator.path, (item.prompt for item in items))
-    first = next((item for item in items if item.prompt in refused), None)
-    if first is not None:
-        raise DataError(f"{path}: {first.place}: {refused[first.prompt]}")
-    return items
-
-
 def configured_references(config: AlignConfig, prompts: Sequence[str], needs_references: bool) -> ReferenceLookup:
     """Looks up the stored reference images of a prompt.
 
@@ -333,12 +284,14 @@ def configured_references(config: AlignConfig, prompts: Sequence[str], needs_ref
         needs_references: Whether any reward or judge is shown references.
 
     Raises:
-        UsageError: References are needed, and there are none, or none for some prompt.
+        UsageError: References are needed, and there are none, or none for some prompt; or the generator makes clips.
         DataError: The folder cannot be used, or a picture has changed.
     """
     folder = config.references.folder
     if not needs_references:
         return lambda prompts: None
+    if names_clips(config):
+        refuse_pictures_for_clips(config, config.generator.path, needs_references)
     if folder is None:
         raise UsageError(
             "the reward compares with reference images, and references.folder is not set; "

@@ -7,7 +7,7 @@ from typing import Any
 from rewarddance.config.alignment import AlignConfig
 from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig, FlowGrpoConfig, ReflConfig
 from rewarddance.core.errors import UsageError
-from rewarddance.generators.protocol import Generator, refuse_clips
+from rewarddance.generators.protocol import Generator
 from rewarddance.objectives.sde import SdeNoise, stochastic_places
 from rewarddance.training.alignment_evaluation import Evaluation
 from rewarddance.training.alignment_inputs import (
@@ -16,16 +16,15 @@ from rewarddance.training.alignment_inputs import (
     configured_references,
     configured_reward,
     diversity_features,
-    evaluation_prompts,
-    prompt_kinds,
     require_generator_adapter,
     require_other_judges,
     run_models,
     shows_references,
-    training_prompts,
 )
+from rewarddance.training.alignment_prompts import evaluation_prompts, prompt_kinds, training_prompts
 from rewarddance.training.alignment_run import MEAN_POLICY, AlignmentRun, ExtraCurves, RefreshReferences
 from rewarddance.training.augmentation import refuse_large_shifts
+from rewarddance.training.clip_runs import refuse_pictures_for_clips
 from rewarddance.training.diffusion_nft import DiffusionNft
 from rewarddance.training.draft import Draft
 from rewarddance.training.flow_grpo import FlowGrpo
@@ -100,7 +99,7 @@ def start_alignment(
     if guard is None and config.guard is not None:
         guard = Guard(config.guard, judges or {}, features)
     generator = generator or configured_generator(config)
-    refuse_clips(generator, "alignment")
+    _check_clips(config, generator, shows_references(reward, models.judges))
     generator.gradient_checkpointing(config.generator.gradient_checkpointing)
     policy = Policy(generator, config.generator.lora, config.precision, config.seed)
     bench = Workbench(config, policy, reward, PromptDraws(config.seed, prompts, config.batch_size), references)
@@ -157,6 +156,12 @@ def _read_reward(config: AlignConfig, models: Sequence[JudgingModel]) -> RewardS
     reward = configured_reward(config, models)
     require_use_of_new_references(config, reward.needs_references)
     return reward
+
+
+def _check_clips(config: AlignConfig, generator: Generator, shows_any: bool) -> None:
+    """Whether everything that the run has for clips knows them; references that a caller looks up are the caller's."""
+    if generator.default_size.frames is not None:
+        refuse_pictures_for_clips(config, generator.name, shows_any and config.references.folder is not None)
 
 
 def _check_steps(bench: Workbench) -> None:

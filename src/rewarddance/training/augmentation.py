@@ -17,13 +17,15 @@ from rewarddance.generators.protocol import ImageSize
 
 
 def augmented(
-    pixels: Float[Tensor, "batch 3 height width"],
+    pixels: Float[Tensor, "batch *frames 3 height width"],
     settings: AugmentationConfig,
     seed: int,
     optimizer_step: int,
     micro_batch: int = 0,
-) -> Float[Tensor, "batch 3 height width"]:
+) -> Float[Tensor, "batch *frames 3 height width"]:
     """The same pictures, each moved by its own shift with its border repeated, and with noise; differentiable.
+
+    The frames of a clip are moved together, and each has noise of its own.
 
     Args:
         pixels: RGB in [0, 1].
@@ -43,13 +45,14 @@ def augmented(
 
 
 def moved(
-    pixels: Float[Tensor, "batch 3 height width"], down: int, right: int
-) -> Float[Tensor, "batch 3 height width"]:
+    pixels: Float[Tensor, "batch *frames 3 height width"], down: int, right: int
+) -> Float[Tensor, "batch *frames 3 height width"]:
     """The same pictures, all moved by so many pixels (negative: up, left), with their border repeated."""
     most = max(abs(down), abs(right))
-    padded = functional.pad(pixels, (most, most, most, most), mode="replicate")
+    padded = functional.pad(pixels.flatten(0, -4), (most, most, most, most), mode="replicate")
     height, width = pixels.shape[-2:]
-    return padded[..., most - down : most - down + height, most - right : most - right + width]
+    shifted = padded[..., most - down : most - down + height, most - right : most - right + width]
+    return shifted.reshape(pixels.shape)
 
 
 def refuse_large_shifts(config: AlignConfig, size: ImageSize) -> None:

@@ -74,7 +74,8 @@ class Guard:
 
         Args:
             optimizer_step: How many updates it had; more than at the last call.
-            pixels: RGB in [0, 1], (pictures, 3, height, width); same prompts, noise and order at every call.
+            pixels: RGB in [0, 1], (pictures, 3, height, width), or clips with their frames after the first axis; same
+                prompts, noise and order at every call.
             prompts: The prompt of each picture.
             proxy: Reward (log-odds) of each picture by what the policy is tuned with.
             distance: Distance to the reference policy, if it was measured.

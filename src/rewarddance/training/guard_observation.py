@@ -2,6 +2,10 @@
 
 The pictures are measured once and thrown away; an observation holds a few numbers a prompt. It goes to JSON and comes
 back exactly, so that recorded runs can be judged again with other thresholds (`guard.replay`).
+
+Of a clip, judges see every frame. Statistics and features know pictures: they are taken of a few evenly spaced frames.
+A statistic of a clip is the mean over them, and the distance of two clips the root mean square of the distances of
+their frames at the same moments.
 """
 
 import math
@@ -16,7 +20,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from rewarddance.core.clips import frame_positions
 from rewarddance.core.errors import RewardDanceError, RewardError, UsageError
+from rewarddance.core.filmstrips import FRAMES_SHOWN
 from rewarddance.metrics.diversity import colour_grid_features, within_prompt_distance
 from rewarddance.metrics.image_statistics import image_statistics
 from rewarddance.training.reward_attempts import in_one_line
@@ -26,12 +32,15 @@ Rewards: TypeAlias = Sequence[float] | Tensor | ndarray
 """One number a picture, in any library's form."""
 
 HeldOutJudge = Callable[[Tensor, Sequence[str]], Rewards]
-"""Pictures (batch, 3, height, width) in [0, 1] and their prompts to one reward a picture, higher is better."""
+"""Pictures (batch, 3, height, width) in [0, 1] and their prompts to one reward a picture, higher is better.
+
+Clips are (batch, frames, 3, height, width)."""
 
 Features = Callable[[Tensor], Any]
-"""Pictures to frozen features (batch, width), as an array or a tensor."""
+"""Pictures, or single frames of clips, to frozen features (batch, width), as an array or a tensor."""
 
 
+_PICTURE_AXES = 4
 _NUMBERS = "fiub"
 """Kinds of numpy's types."""
 
@@ -101,7 +110,7 @@ class Observation:
 
 def observe(
     optimizer_step: SupportsIndex,
-    pixels: Float[Tensor, "pictures 3 height width"],
+    pixels: Float[Tensor, "pictures *frames 3 height width"],
     prompts: Sequence[str],
     proxy: Rewards,
     held_out_judges: Mapping[str, HeldOutJudge],
@@ -112,7 +121,8 @@ def observe(
 
     Args:
         optimizer_step: How many updates the policy had.
-        pixels: RGB in [0, 1], from the same prompts and noise at every evaluation, in the same order.
+        pixels: Pictures or clips, RGB in [0, 1], from the same prompts and noise at every evaluation, in the same
+            order.
         prompts: The prompt of each picture; as many pictures of each.
         proxy: Reward (log-odds) of each picture by what the policy is tuned with.
         held_out_judges: What else judges the pictures, by name; the policy is not tuned with them.
@@ -129,17 +139,23 @@ def observe(
     step, moved = _whole_number(optimizer_step), _finite_number(distance)
     texts, places = _places(prompts, len(pixels))
     refuse_broken_pixels(pixels, prompts, step)
-    array = pixels.detach().float().cpu().numpy().astype(float)
-    per_prompt = {name: values[places].mean(axis=1) for name, values in image_statistics(array).items()}
+    frames = _frames_looked_at(pixels.detach())
+    moments = len(frames) // len(pixels)
+    array = frames.float().cpu().numpy().astype(float)
+    per_prompt = {
+        name: values.reshape(-1, moments).mean(axis=1)[places].mean(axis=1)
+        for name, values in image_statistics(array).items()
+    }
     rewards = {
         name: _rewards(name, _asked(name, judge, pixels, prompts), len(pixels))
         for name, judge in held_out_judges.items()
     }
     diversity = None
     if places.shape[1] > 1:
-        vectors = colour_grid_features(array) if features is None else _vectors(_asked("features", features, pixels))
-        if len(vectors) != len(pixels):
-            raise RewardError(f"features: gave {len(vectors)} rows for {len(pixels)} pictures; one each is due.")
+        vectors = colour_grid_features(array) if features is None else _vectors(_asked("features", features, frames))
+        if len(vectors) != len(frames):
+            raise RewardError(f"features: gave {len(vectors)} rows for {len(frames)} pictures; one each is due.")
+        vectors = vectors.reshape(len(pixels), -1) / math.sqrt(moments)
         rows = np.repeat(np.arange(len(texts)), places.shape[1])
         diversity = within_prompt_distance(vectors[places.ravel()], rows)
     return Observation(
@@ -151,6 +167,13 @@ def observe(
         statistics=per_prompt,
         distance=moved,
     )
+
+
+def _frames_looked_at(pixels: Float[Tensor, "pictures *frames 3 height width"]) -> Float[Tensor, "some 3 height width"]:
+    """Pictures as they are; of each clip, one after the other, a few evenly spaced frames."""
+    if pixels.ndim == _PICTURE_AXES:
+        return pixels
+    return pixels[:, list(frame_positions(pixels.shape[1], FRAMES_SHOWN))].flatten(0, 1)
 
 
 def _whole_number(step: SupportsIndex) -> int:

@@ -17,10 +17,13 @@ from rewarddance.config.alignment_methods import DiffusionNftConfig, DraftConfig
 from rewarddance.core.errors import ModelError, UsageError
 from rewarddance.generators.decoding import pictures_decoded_at_once
 from rewarddance.rewards.backbones.kept_states import bytes_beside_training
+from rewarddance.rewards.folder import RECORD_NAME, MediaSettings
 from rewarddance.training.activation_sizes import (
+    CLIP_PIPELINES,
     Side,
     decoder_values,
     default_side,
+    frame_multiple,
     judge_values,
     passes_per_step,
     transformer_values,
@@ -29,6 +32,7 @@ from rewarddance.training.judging_models import place_of
 from rewarddance.training.trained_parameters import compute_dtype, refuse_large_rank
 from rewarddance.training.weight_headers import (
     Shapes,
+    StoredFiles,
     adapter_shapes,
     parameters_in,
     read_settings,
@@ -39,7 +43,6 @@ from rewarddance.training.weight_headers import (
 _FLOAT = 4
 _LEARNED_COPIES = 4  # float32 weight, gradient, and AdamW's two moments
 _NOT_LEARNED = "pos_embed.pos_embed"  # SD3 stores its table of positions, which is computed
-_OF_CLIPS = "WanPipeline"
 _ONE_BY_ONE = ("mean", "soft_min")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -134,7 +137,7 @@ def plan_memory(
 
     Raises:
         ModelError: A model is missing or damaged.
-        UsageError: There is no layer for an adapter, or the generator makes clips.
+        UsageError: There is no layer for an adapter, or a clip of so many frames cannot be made.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute = compute_dtype(config.precision, device).itemsize
@@ -145,8 +148,10 @@ def plan_memory(
     kept = 0 if config.references.folder is None else 2 * bytes_beside_training(memory)
     for model, uses in _shared({"reward": rewards, "judge": judges}):
         files = stored_files(model.location, model.revision)
-        climbed = uses["reward"] if has_gradient else 0
-        values = climbed * _reward_values(config, read_settings(files, "config.json"), side) if climbed else 0
+        climbed, values = uses["reward"] if has_gradient else 0, 0
+        if climbed:
+            each = _reward_values(config, read_settings(files, "config.json"), side, _frames_per_clip(files))
+            values = climbed * each
         parameters = parameters_in(tensor_shapes(files))
         name = f"{' and '.join(uses)} {model.name}"
         weights = parameters * compute_dtype(model.dtype, device).itemsize
@@ -188,7 +193,7 @@ def adapter_parameters(shapes: Shapes, lora: GeneratorLoraConfig) -> int:
     return lora.rank * sum(sum(shape) for shape in layers.values())
 
 
-def _reward_values(config: AlignConfig, settings: Mapping[str, Any], side: Side) -> int:
+def _reward_values(config: AlignConfig, settings: Mapping[str, Any], side: Side, frames_per_clip: int) -> int:
     """Activations of one picture's reward, which is asked for once or once for each reference image."""
     count, combine = config.references.count, config.references.combine
     return judge_values(
@@ -197,7 +202,24 @@ def _reward_values(config: AlignConfig, settings: Mapping[str, Any], side: Side)
         config.generator.gradient_checkpointing,
         comparisons=count if combine in _ONE_BY_ONE else 1,
         references=count if combine == "together" else 1,
+        frames_per_clip=frames_per_clip,
     )
+
+
+def _frames_per_clip(files: StoredFiles) -> int:
+    """Of the record of a reward model; what it is made with where there is no record."""
+    media = read_settings(files, RECORD_NAME).get("media") or {}
+    return int(media.get("frames_per_clip", MediaSettings().frames_per_clip))
+
+
+def _check_frames(frames: int, pipeline: str, multiple: int) -> None:
+    """What the loaded generator would refuse."""
+    if pipeline not in CLIP_PIPELINES:
+        raise UsageError(f"sampling.frames is {frames}, and the generator makes pictures; leave it out")
+    if (frames - 1) % multiple:
+        raise UsageError(
+            f"sampling.frames is {frames}, and the generator's clips have one more than a multiple of {multiple}"
+        )
 
 
 def _generator_parts(
@@ -210,13 +232,14 @@ def _generator_parts(
         raise ModelError(
             f"{generator.location} holds no generator with a transformer; give a folder in diffusers' layout"
         )
-    if pipeline == _OF_CLIPS:
-        raise UsageError(f"{generator.location} makes clips, and alignment knows pictures only; take another generator")
     transformer, vae = read_settings(files, "transformer/config.json"), read_settings(files, "vae/config.json")
     chosen = config.sampling
     side = default_side(pipeline, transformer, vae)
     if chosen.height is not None and chosen.width is not None:
-        side = Side(chosen.height, chosen.width)
+        side = replace(side, height=chosen.height, width=chosen.width)
+    if chosen.frames is not None:
+        _check_frames(chosen.frames, pipeline, frame_multiple(vae))
+        side = replace(side, frames=chosen.frames)
     is_checkpointed = config.generator.gradient_checkpointing
     has_gradient = isinstance(config.method, ReflConfig | DraftConfig)
     passes = passes_per_step(pipeline, chosen.guidance)
@@ -235,7 +258,7 @@ def _generator_parts(
             if name == "vae":
                 held = decoder_values(vae, side, is_checkpointed, has_gradient)
                 held *= config.batch_size if has_gradient else 1
-                at_once = min(evaluated, pictures_decoded_at_once(side.height, side.width))
+                at_once = min(evaluated, pictures_decoded_at_once(side.height, side.width, side.frames))
                 held = max(held, decoder_values(vae, side, is_checkpointed, has_gradient=False) * at_once)
             parts.append(MemoryPart(name.replace("_", " "), parameters, 0, parameters * frozen, 0, 0, held * compute))
     return side, parts

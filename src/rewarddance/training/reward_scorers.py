@@ -20,10 +20,11 @@ from rewarddance.rewards.protocol import ReferenceMode, RewardModel
 Picture = Float[Tensor, "channels _ _"]
 """One image, float RGB in [0, 1]."""
 
-_IMAGE_AXES = 3
+_IMAGE_AXES, _CLIP_AXES = 3, 5
 
 Shown = Float[Tensor, "... channels _ _"]
-"""What one sample is judged against: an image, or several that are shown together, with an axis of their own."""
+"""What one sample is judged against: an image (a clip, for clips), or several that are shown together, with an axis of
+their own."""
 
 _UNLISTED = (
     "the service lists too few tokens to read a sure answer: raise service.top_log_probabilities where it allows that, "
@@ -31,7 +32,9 @@ _UNLISTED = (
 )
 
 Scorer = Callable[[Tensor, Sequence[str]], Sequence[float]]
-"""A black box: from pixels (batch, 3, height, width) in [0, 1] and prompts to one number a sample; higher is better."""
+"""A black box: from pixels (batch, 3, height, width) in [0, 1] and prompts to one number a sample; higher is better.
+
+Clips are (batch, frames, 3, height, width)."""
 
 
 @runtime_checkable
@@ -40,7 +43,7 @@ class PixelReward(Protocol):
 
     def reward(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         reference_pixels: Float[Tensor, "batch *references channels height2 width2"] | None = None,
         instruction: str | Path | None = None,
@@ -85,7 +88,7 @@ class Reward(Protocol):
 
     def ask(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Shown] | None,
     ) -> object:
@@ -103,7 +106,8 @@ class ModelReward:
         instruction: Name or file of criteria; None for the model's own.
         needs_references: Whether samples are judged against reference images; a pairwise model needs them, another
             would only have the reference's own quality subtracted.
-        images_at_once: Samples that are judged together when no gradient is asked for, to bound memory.
+        images_at_once: Samples that are judged together when no gradient is asked for, to bound memory; of clips, so
+            many frames, and one clip at least.
     """
 
     name: str
@@ -125,12 +129,14 @@ class ModelReward:
 
     def ask(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Shown] | None,
     ) -> Tensor:
         """Log-odds of each sample; reference images of one size are judged together."""
-        at_once = len(prompts) if torch.is_grad_enabled() and pixels.requires_grad else self.images_at_once
+        at_once = len(prompts)
+        if not (torch.is_grad_enabled() and pixels.requires_grad):
+            at_once = max(1, self.images_at_once // (pixels.shape[1] if pixels.ndim == _CLIP_AXES else 1))
         answers: dict[int, Tensor] = {}
         for rows in _rows_by_size(len(prompts), references):
             for start in range(0, len(rows), at_once):
@@ -181,7 +187,7 @@ class ScorerReward:
 
     def ask(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Shown] | None,
     ) -> object:
@@ -216,7 +222,7 @@ class JudgeReward:
 
     def ask(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Shown] | None,
     ) -> Sequence[float]:
@@ -224,7 +230,13 @@ class JudgeReward:
 
         Raises:
             RewardError: A judgement has none; says why.
+            UsageError: The samples are clips, and it is asked about images only.
         """
+        if pixels.ndim == _CLIP_AXES:
+            raise UsageError(
+                f"reward {self.name!r} is asked about finished 8-bit images, and the generator makes clips; "
+                "run the reward model here"
+            )
         shown = [None] * len(prompts) if references is None else [_images(one) for one in references]
         requests = [
             JudgementRequest(prompt, image_from_pixels(sample), reference, self.instruction)

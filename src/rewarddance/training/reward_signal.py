@@ -53,6 +53,7 @@ __all__ = [
     "reward_from_model",
 ]
 
+_CLIP_AXES = 5
 _ONCE = Patience(deadline_seconds=None, tries=1)
 
 
@@ -128,7 +129,7 @@ class RewardSignal:
 
     def log_odds(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Sequence[ReferenceImage]] | None = None,
         *,
@@ -138,7 +139,7 @@ class RewardSignal:
         """Rewards whose gradient reaches the pixels.
 
         Args:
-            pixels: Samples, float RGB in [0, 1].
+            pixels: Samples, float RGB in [0, 1]; clips have their frames after the batch.
             prompts: One a sample.
             references: Reference images of each prompt; needed when `needs_references`.
             optimizer_step: Decides a random pick among references.
@@ -156,7 +157,7 @@ class RewardSignal:
 
     def judge(
         self,
-        pixels: Float[Tensor, "batch channels height width"],
+        pixels: Float[Tensor, "batch *frames channels height width"],
         prompts: Sequence[str],
         references: Sequence[Sequence[ReferenceImage]] | None = None,
         *,
@@ -279,9 +280,9 @@ def refuse_broken_pixels(pixels: Tensor, prompts: Sequence[str], optimizer_step:
 
     Raises:
         NonFiniteError: Some pixel is not finite.
-        UsageError: They are no RGB pictures in [0, 1].
+        UsageError: They are no RGB pictures or clips in [0, 1].
     """
-    refuse_other_pixels(pixels)
+    refuse_other_pixels(pixels, _CLIP_AXES)
     is_whole = pixels.detach().flatten(1).isfinite().all(1).tolist()
     broken = [prompt for prompt, whole in zip(prompts, is_whole, strict=True) if not whole]
     if broken:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewarddance.config.alignment import AlignConfig
+from rewarddance.config.sampling import SamplingConfig
 from rewarddance.generators.protocol import Conditions, ImageSize
 from rewarddance.generators.sampling import noise_levels, sample
 from rewarddance.training.augmentation import augmented
@@ -39,6 +40,23 @@ class LossPart:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
+def sampled_size(sampling: SamplingConfig, own: ImageSize) -> ImageSize | None:
+    """The size that a config asks for; None where it leaves all of it to the generator.
+
+    Args:
+        sampling: Height and width, or neither; frames, or none.
+        own: Of the generator, for what is left out.
+    """
+    height, width, frames = sampling.height, sampling.width, sampling.frames
+    if height is None and width is None and frames is None:
+        return None
+    return ImageSize(
+        own.height if height is None else height,
+        own.width if width is None else width,
+        own.frames if frames is None else frames,
+    )
+
+
 @dataclass
 class Workbench:
     """Shared by the method, its regulariser and the evaluations of a run.
@@ -65,9 +83,8 @@ class Workbench:
 
     @property
     def size(self) -> ImageSize | None:
-        """Of the pictures; None for the generator's own."""
-        height, width = self.config.sampling.height, self.config.sampling.width
-        return None if height is None or width is None else ImageSize(height, width)
+        """Of the pictures or clips; None for the generator's own."""
+        return sampled_size(self.config.sampling, self.policy.generator.default_size)
 
     @property
     def guidance(self) -> float | None:
@@ -95,7 +112,7 @@ class Workbench:
         with self.policy.precision():
             return sample(self.policy.generator, conditions, latents, self.sigmas, self.guidance, stop=stop)
 
-    def pictures(self, latents: Float[Tensor, " batch *latent"]) -> Float[Tensor, "batch 3 height width"]:
+    def pictures(self, latents: Float[Tensor, " batch *latent"]) -> Float[Tensor, "batch *frames 3 height width"]:
         """Decoded latents, differentiable."""
         with self.policy.precision():
             return self.policy.generator.decode(latents, self.size)
