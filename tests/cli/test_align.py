@@ -583,7 +583,7 @@ def test_a_second_stage_goes_on_from_the_adapter_of_the_first(recipe: Recipe, tm
 def test_an_adapter_that_does_not_exist_is_named_before_anything_is_loaded(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("rewarddance.training.alignment_inputs.load_reward_model", None)
+    monkeypatch.setattr("rewarddance.training.judging_models.load_reward_model", None)
     for more in ((), ("--dry-run",)):
         message = error_of(capsys, "align", recipe.write(), "--set", f"generator.adapter={tmp_path}", *more, code=1)
         assert "holds no adapter" in message
