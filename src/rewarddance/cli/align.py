@@ -119,9 +119,7 @@ def _stored(named: "Sequence[AskedModel]", found: "Sequence[AskedModel]") -> "li
     from rewarddance.training.memory_plan import StoredModel
 
     return [
-        StoredModel(
-            Path(each.model).name if "/" in each.model else each.model, there.model, there.revision, there.dtype
-        )
+        StoredModel(_short(each.model), there.model, there.revision, there.dtype)
         for each, there in zip(named, found, strict=True)
         if each.service is None
     ]

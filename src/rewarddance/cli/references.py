@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewarddance.cli.model_names import LAB_PREFIX, generator_location, judge_location
+from rewarddance.cli.model_names import generator_location, judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -29,7 +29,7 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import hide_diffusers_bars, hide_transformers_bars, progress
-from rewarddance.cli.search_service import ServiceOptions
+from rewarddance.cli.search_service import ServiceOptions, is_zero_shot
 from rewarddance.cli.service_options import (
     ApiKeyEnv,
     Concurrency,
@@ -124,7 +124,7 @@ def references(
     service = ServiceOptions(
         url,
         served_model,
-        zero_shot or (url is not None and model.startswith(LAB_PREFIX)),
+        is_zero_shot(zero_shot, url, model),
         parity,
         parity_limit,
         top_logprobs,

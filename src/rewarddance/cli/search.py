@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rewarddance.cli.model_names import LAB_PREFIX, generator_location, judge_location
+from rewarddance.cli.model_names import generator_location, judge_location
 from rewarddance.cli.options import (
     Adapter,
     AsJson,
@@ -25,7 +25,7 @@ from rewarddance.cli.options import (
 )
 from rewarddance.cli.output import print_json
 from rewarddance.cli.progress import progress
-from rewarddance.cli.search_service import ServiceOptions
+from rewarddance.cli.search_service import ServiceOptions, is_zero_shot
 from rewarddance.cli.search_settings import (
     AlgorithmOptions,
     Loading,
@@ -179,7 +179,7 @@ def search(
     service = ServiceOptions(
         url,
         served_model,
-        zero_shot or (url is not None and model.startswith(LAB_PREFIX)),
+        is_zero_shot(zero_shot, url, model),
         parity,
         parity_limit,
         top_logprobs,

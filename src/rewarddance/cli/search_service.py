@@ -6,12 +6,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewarddance.cli.model_names import LAB_PREFIX
 from rewarddance.cli.service_options import parsed_fields
 from rewarddance.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rewarddance.rewards.protocol import RewardKind
     from rewarddance.rewards.remote import RemoteRewardModel
+
+
+def is_zero_shot(typed: bool, url: str | None, model: str) -> bool:
+    """Whether the service's MODEL was never trained as a reward model: said so, or of the lab, whose bases never were.
+
+    Args:
+        typed: What `--zero-shot` says.
+        url: What `--url` says; without a service the question does not arise.
+        model: As it was typed.
+    """
+    return typed or (url is not None and model.startswith(LAB_PREFIX))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ The demo and the studies are made of these; the work is done by the same code as
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rewarddance.config.alignment import (
     AlignConfig,
@@ -37,7 +37,7 @@ from rewarddance.training.alignment import AlignmentResult, align
 from rewarddance.training.run_folder import RunFolder
 
 MethodName = Literal["refl", "flow_grpo"]
-METHODS: tuple[MethodName, ...] = ("refl", "flow_grpo")
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 TRAIN_NAME, HELD_OUT_NAME, WIDE_NAME = "train.txt", "held_out.txt", "held_out_wide.txt"
 GOLD_SAMPLES = 4

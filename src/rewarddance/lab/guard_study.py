@@ -110,7 +110,7 @@ def ways_of(method: MethodName) -> tuple[WayName, ...]:
 
 def looks_of(method: MethodName) -> int:
     """Evaluations of the longest runs by a method, behind the base's."""
-    return max(WAYS[way].optimizer_steps // WAYS[way].evaluate_every for way in ways_of(method))
+    return max(len(evaluated_steps(way)) for way in ways_of(method)) - 1
 
 
 def calibration_runs(
