@@ -420,6 +420,18 @@ def test_a_dry_run_in_json_adds_up(recipe: Recipe, capsys: pytest.CaptureFixture
     assert "reward lab:nano" in [part["name"] for part in plan["parts"]]
 
 
+def test_a_dry_run_counts_a_model_once_for_every_kind_in_which_it_is_loaded(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+):
+    def parts(*kinds: str) -> int:
+        rewards = [{"model": "lab:nano", "kind": kind, "instruction": "brief"} for kind in kinds]
+        assert run("align", recipe.write(rewards=rewards), "--dry-run", "--json") == 0
+        return [part["name"] for part in json.loads(capsys.readouterr().out)["parts"]].count("reward lab:nano")
+
+    assert parts("pairwise", "pairwise") == 1
+    assert parts("pairwise", "pointwise") == 2
+
+
 def test_a_dry_run_finds_prompts_without_references(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "more.txt").write_text("a purple cube\n")
     words = ("--dry-run", "--set", f"prompts.held_out={tmp_path / 'more.txt'}")

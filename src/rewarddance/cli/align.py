@@ -119,7 +119,7 @@ def _stored(named: "Sequence[AskedModel]", found: "Sequence[AskedModel]") -> "li
     from rewarddance.training.memory_plan import StoredModel
 
     return [
-        StoredModel(_short(each.model), there.model, there.revision, there.dtype)
+        StoredModel(_short(each.model), there.model, there.revision, there.dtype, there.kind, there.adapter)
         for each, there in zip(named, found, strict=True)
         if each.service is None
     ]
