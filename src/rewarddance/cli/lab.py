@@ -65,21 +65,45 @@ def pretrain(
         int | None,
         typer.Option(min=64, help="Items or pictures to see; the recorded recipe if left out.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides weights and data.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Decides weights and data; the recorded one if left out.", show_default=False),
+    ] = None,
+    describing: Annotated[
+        bool, typer.Option("--describing", help="Continue the base that ships: it learns to describe two pictures.")
+    ] = False,
 ) -> None:
     """Make a base model (about an hour on one core) or the generator (minutes) by the recorded recipe; resumable."""
     from dataclasses import replace
 
     if name == "drawn":
-        _pretrain_generator(out, items, seed)
+        if describing:
+            from rewarddance.core.errors import UsageError
+
+            raise UsageError("the generator describes nothing; --describing is for nano, micro and small")
+        _pretrain_generator(out, items, seed or 0)
+        return
+    if describing:
+        _teach_describing(name, out, items, seed)
         return
     from rewarddance.lab.pretraining import pretrain as run
     from rewarddance.lab.pretraining import recipe
 
-    recorded = recipe(name, seed)
+    recorded = recipe(name, seed or 0)
     settings = recorded if items is None else replace(recorded, items=items)
     with progress(f"pretraining {name}", settings.items) as show:
         print(run(settings, out, show))
+
+
+def _teach_describing(size: _Size, out: Path, items: int | None, seed: int | None) -> None:
+    from dataclasses import replace
+
+    from rewarddance.lab.describing import DescribingSettings, learn_to_describe
+
+    settings = DescribingSettings(size)
+    settings = replace(settings, items=items or settings.items, seed=settings.seed if seed is None else seed)
+    with progress(f"lessons in describing for {size}", settings.items) as show:
+        print(learn_to_describe(settings, out, show))
 
 
 @lab_app.command("figures")
@@ -98,11 +122,20 @@ def figures(
 def study(
     name: Annotated[
         Literal[
-            "paradigms", "learning_curve", "alignment", "guard", "search", "overoptimization", "context", "reasoning"
+            "paradigms",
+            "learning_curve",
+            "alignment",
+            "guard",
+            "search",
+            "overoptimization",
+            "context",
+            "reasoning",
+            "describing",
         ],
         typer.Argument(
             metavar="NAME",
-            help="paradigms, learning_curve, alignment, guard, search, overoptimization, context or reasoning.",
+            help="paradigms, learning_curve, alignment, guard, search, overoptimization, context, reasoning or "
+            "describing.",
         ),
     ],
     out: Annotated[
@@ -143,6 +176,8 @@ def study(
             _context_study(out, results, seeds, jobs, sizes, wanted)
         case "reasoning":
             _reasoning_study(out, results, seeds, jobs, sizes)
+        case "describing":
+            _describing_study(out, results, seeds, jobs)
         case "paradigms" | "learning_curve":
             _reward_study(name, out, results, seeds, jobs)
 
@@ -288,6 +323,20 @@ def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int, sizes: tup
     with progress("study reasoning", len(asked.cells)) as show:
         rows = run_reasoning(asked, show)
     print_json(write_reasoning_results(results / "reasoning.json", asked, rows))
+
+
+def _describing_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
+    from rewarddance.lab.describing import DescribingSettings
+    from rewarddance.lab.describing_study import describing_cells, describing_study
+    from rewarddance.lab.reasoning_study import run_reasoning, write_reasoning_results
+    from rewarddance.lab.reward_study import StudySettings
+
+    runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
+    with progress("a base that can describe", DescribingSettings().items) as show:
+        asked = describing_study(out / "describing", runs, show)
+    with progress("study describing", len(asked.cells)) as show:
+        rows = run_reasoning(asked, show)
+    print_json(write_reasoning_results(results / "describing.json", asked, rows, describing_cells))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

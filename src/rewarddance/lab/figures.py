@@ -21,6 +21,11 @@ Results = Mapping[str, Any]
 _KINDS = ("pairwise", "pointwise", "scalar")
 _SEARCHES = {"best_of_n": "best of N", "paths": "search over paths", "particles": "particles"}
 _INSTRUCTIONS = {"generic": "one sentence", "overall": "task-aware"}
+_REASONING_WAYS = {
+    "answer_first": "answer first",
+    "reason_first": "reason first",
+    "student": "its one-token student",
+}
 _REASONED = {"plain": "without rationales", "answer_first": "with rationales"}
 
 
@@ -160,22 +165,21 @@ def reasoning_figures(results: Results) -> dict[str, Chart]:
     if series := tuple(Series(name, points, has_markers=True) for name, points in lines if points):
         title = f"Rationales, by number of comparisons ({CURVE_SIZE})"
         charts["rationales_curve"] = LineChart(title, "comparisons", "accuracy out of domain", series)
-    ways = {"answer_first": "answer first", "reason_first": "reason first", "student": "its one-token student"}
     whole = str(COUNTS["train"])
-    sizes = [size for size in SIZES if whole in results["summary"].get(size, {})]
-    rows = tuple(
-        IntervalRow(
-            size,
-            tuple(_estimate(results["summary"][size][whole][way]["test_out"]["gain_by_prompt"]) for way in ways),
-        )
-        for size in sizes
-    )
-    if not rows:
-        return charts
-    title = "Reasoning over no rationales, out of domain"
-    guide = Guide(0.0, "without rationales")
-    charts["reasoning"] = IntervalChart(title, "gain of accuracy", tuple(ways.values()), rows, guide=guide)
+    sizes = {size: summary[whole] for size, summary in results["summary"].items() if whole in summary}
+    rows: dict[str, Results] = {size: sizes[size] for size in SIZES if size in sizes}
+    if rows:
+        charts["reasoning"] = _reasoned_gains("Reasoning over no rationales, out of domain", rows, _REASONING_WAYS)
     return charts
+
+
+def describing_figures(results: Results) -> dict[str, Chart]:
+    """What every way of judging gains for a base that can write, by its size."""
+    rows = {size: ways for size, counts in results["summary"].items() for ways in counts.values()}
+    if not rows:
+        return {}
+    title = "A base that can write: over no rationales, out of domain"
+    return {"describing": _reasoned_gains(title, rows, {**_REASONING_WAYS, "plain_student": "student without reasons"})}
 
 
 FIGURES: dict[str, Callable[[Results], dict[str, Chart]]] = {
@@ -187,6 +191,16 @@ FIGURES: dict[str, Callable[[Results], dict[str, Chart]]] = {
     "reasoning": reasoning_figures,
 }
 """By study: its figures, by the names of their files."""
+
+
+def _reasoned_gains(title: str, rows: Mapping[str, Results], ways: Mapping[str, str]) -> IntervalChart:
+    """Gains of ways over `plain` out of domain: a row a label, a mark a way."""
+    marks = tuple(
+        IntervalRow(label, tuple(_estimate(found[way]["test_out"]["gain_by_prompt"]) for way in ways))
+        for label, found in rows.items()
+    )
+    guide = Guide(0.0, "without rationales")
+    return IntervalChart(title, "gain of accuracy", tuple(ways.values()), marks, guide=guide)
 
 
 def _bare_runs(rows: Sequence[Results], size: str) -> list[Results]:

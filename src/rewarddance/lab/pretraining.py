@@ -15,10 +15,11 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,79 @@ def examine(
     return {topic: round(right[topic] / asked[topic], 4) for topic in sorted(asked)}
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What learns, for how long, and by which settings.
+
+    Attributes:
+        model: The base model.
+        heads: Thrown away at the end.
+        optimizer: Of the parameters of both.
+        steps: Optimizer steps from the first to the last.
+        batch_items: Items an optimizer step.
+        save_every: Optimizer steps between checkpoints.
+        settings: What a checkpoint must agree with to be continued.
+    """
+
+    model: InternVLForConditionalGeneration
+    heads: TeachingHeads
+    optimizer: torch.optim.Optimizer
+    steps: int
+    batch_items: int
+    save_every: int
+    settings: Mapping[str, Any]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds."""
+        return {"model": self.model, "heads": self.heads}
+
+
+def learn_lessons(
+    course: Course,
+    folder: Path,
+    losses_of: Callable[[int], Losses],
+    set_rates: Callable[[int], None],
+    on_progress: Callable[[int], None] | None,
+) -> dict[str, float]:
+    """Run or resume a course, with a log and checkpoints in `folder`; returns the running means of its losses.
+
+    Args:
+        course: What learns.
+        folder: Exists.
+        losses_of: The losses of an optimizer step; they depend on its number alone.
+        set_rates: Called with the number of a step before it is made.
+        on_progress: Called with the number of items seen.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written to; what was written before is intact.
+        UsageError: The folder holds a run by another recipe.
+    """
+    done = read_pretraining(folder, course.modules, course.optimizer, course.settings)
+    parameters = [parameter for module in course.modules.values() for parameter in module.parameters()]
+    started, recent = time.perf_counter(), dict[str, float]()
+    for step in range(done, course.steps):
+        set_rates(step)
+        losses = losses_of(step)
+        course.optimizer.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        course.optimizer.step()
+        if on_progress is not None:
+            on_progress((step + 1) * course.batch_items)
+        for name, value in losses.by_name.items():
+            recent[name] = 0.95 * recent.get(name, value.item()) + 0.05 * value.item()
+        if (step + 1) % 20 == 0:
+            row: dict[str, float] = {"optimizer_step": step + 1, "items": (step + 1) * course.batch_items}
+            row |= {name: round(value, 4) for name, value in recent.items()}
+            row |= {"seconds": round(time.perf_counter() - started, 1)}
+            with (folder / "metrics.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        if (step + 1) % course.save_every == 0 or step + 1 == course.steps:
+            write_pretraining(folder, course.modules, course.optimizer, step + 1, course.settings)
+    return recent
+
+
 def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[[int], None] | None = None) -> Path:
     """Run or resume the recipe; the finished base model is written to `folder / "model"`.
 
@@ -191,46 +265,28 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     alone = settings.vision_items // settings.batch_items
     total = alone + settings.items // settings.batch_items
-    done = read_pretraining(folder, {"model": model, "heads": heads}, optimizer, asdict(settings))
-    started, recent = time.perf_counter(), dict[str, float]()
-    for step, batch in _batches(settings, tokenizer, range(done, total)):
+
+    def losses_of(step: int) -> Losses:
+        rng = numpy_rng(settings.seed, "items", step)
+        batch = collate_items([draw_item(rng) for _ in range(settings.batch_items)], tokenizer)
+        if step < alone:
+            return Losses(vision_losses(picture_features(model, batch), heads, batch), torch.empty(0))
+        return pretraining_losses(model, heads, batch)
+
+    def set_rates(step: int) -> None:
         phase, of = (step, alone) if step < alone else (step - alone, total - alone)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(phase, settings.warmup_steps, of)
-        if step < alone:
-            losses = Losses(vision_losses(picture_features(model, batch), heads, batch), torch.empty(0))
-        else:
-            losses = pretraining_losses(model, heads, batch)
-        optimizer.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if on_progress is not None:
-            on_progress((step + 1) * settings.batch_items)
-        for name, value in losses.by_name.items():
-            recent[name] = 0.95 * recent.get(name, value.item()) + 0.05 * value.item()
-        if (step + 1) % 20 == 0:
-            row: dict[str, float] = {"optimizer_step": step + 1, "items": (step + 1) * settings.batch_items}
-            row |= {name: round(value, 4) for name, value in recent.items()}
-            row |= {"seconds": round(time.perf_counter() - started, 1)}
-            with (folder / "metrics.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-        if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            write_pretraining(folder, {"model": model, "heads": heads}, optimizer, step + 1, asdict(settings))
+            group["lr"] = settings.learning_rate * learning_rate_share(phase, settings.warmup_steps, of)
+
+    course = Course(model, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings))
+    recent = learn_lessons(course, folder, losses_of, set_rates, on_progress)
     record = {"settings": asdict(settings), "losses": recent, "exam": examine(model, tokenizer)}
     replace_folder(folder / "model", partial(save_base, model, tokenizer, recipe=record))
     return folder / "model"
 
 
-def _batches(
-    settings: PretrainingSettings, tokenizer: PreTrainedTokenizerFast, steps: range
-) -> Iterator[tuple[int, ItemBatch]]:
-    for step in steps:
-        rng = numpy_rng(settings.seed, "items", step)
-        yield step, collate_items([draw_item(rng) for _ in range(settings.batch_items)], tokenizer)
-
-
-def _schedule(step: int, warmup: int, total: int) -> float:
+def learning_rate_share(step: int, warmup: int, total: int) -> float:
+    """Share of the peak rate: linear warm-up, then a cosine that ends at a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

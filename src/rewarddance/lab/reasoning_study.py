@@ -55,13 +55,32 @@ WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student",
 CURVE_WAYS: tuple[WayName, ...] = ("plain", "answer_first")
 CURVE_SIZE: BaseSize = "micro"
 CURVE = (500, 1000, 2000)
-SAMPLES, TAUGHT_SAMPLES, MAX_TOKENS = 4, 2, 96
-"""Rationales of a question, at judgement and when a student is taught; and tokens of the longest: the teacher's are 35
-tokens on average, and hardly ever 90."""
+MAX_TOKENS = 96
+"""Of the longest rationale: the teacher's are 35 tokens on average, and hardly ever 90."""
 
 _COSTED = 32
-_RATIONALE_RATE, _RATIONALE_EPOCHS = 3e-4, 4
-"""Writing is new to the base models: it takes longer than answering, at a higher rate. Chosen on validation sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningRecipe:
+    """How rationales are learned, and how reasons are asked for.
+
+    The defaults are for the bases that ship, chosen on validation sets: writing is new to them, which takes longer
+    than answering, at a higher rate.
+
+    Attributes:
+        rate: Peak learning rate with rationales; None for that of the choices alone.
+        epochs: How often each comparison is seen with its rationale.
+        samples: Rationales of a question at judgement.
+        taught_samples: The same where a student is taught.
+        temperature: At which they are written.
+    """
+
+    rate: float | None = 3e-4
+    epochs: int = 4
+    samples: int = 4
+    taught_samples: int = 2
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +110,16 @@ class ReasoningStudy:
         folder: Where its own runs go; finished ones there are not made again.
         runs: Folder, data and seeds of `lab study paradigms`, whose comparisons are learned from.
         cells: Which models.
+        recipe: How they learn and judge.
+        base: The base model of every cell; None for the one that ships in its size.
         max_tokens: Longest rationale at judgement.
     """
 
     folder: Path
     runs: StudySettings
     cells: tuple[ReasoningCell, ...]
+    recipe: ReasoningRecipe = ReasoningRecipe()
+    base: Path | None = None
     max_tokens: int = MAX_TOKENS
 
     def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
@@ -114,7 +137,8 @@ class ReasoningStudy:
 
     def reasoning(self, seed: int) -> ReasoningSettings:
         """How reasons are asked for."""
-        return ReasoningSettings("reason_first", SAMPLES, temperature=1.0, max_tokens=self.max_tokens, seed=seed)
+        recipe = self.recipe
+        return ReasoningSettings("reason_first", recipe.samples, recipe.temperature, self.max_tokens, seed)
 
 
 def reasoning_cells(seeds: Sequence[int], sizes: Sequence[BaseSize] = SIZES) -> tuple[ReasoningCell, ...]:
@@ -156,24 +180,37 @@ def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[st
     return rows
 
 
-def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def write_reasoning_results(
+    path: Path,
+    study: ReasoningStudy,
+    rows: Sequence[dict[str, Any]],
+    whole: Callable[[Sequence[int]], tuple[ReasoningCell, ...]] = reasoning_cells,
+) -> dict[str, Any]:
     """Write `reasoning.json`: a summary by size, number of comparisons and way, and every row; returns the summary.
 
     What the file holds of other sizes or numbers of comparisons stays.
+
+    Args:
+        path: Named as the study is.
+        study: What was made.
+        rows: Of its cells.
+        whole: Every cell that the study has with given seeds.
     """
+    recipe = study.recipe
     settings = {
         "split_sizes": dict(study.runs.counts),
         "min_gold_difference": MIN_GOLD_DIFFERENCE,
         "learning_rates": BEST_RATES,
-        "rationale_rate": _RATIONALE_RATE,
-        "rationale_epochs": _RATIONALE_EPOCHS,
-        "samples": SAMPLES,
-        "taught_samples": TAUGHT_SAMPLES,
+        "rationale_rate": recipe.rate,
+        "rationale_epochs": recipe.epochs,
+        "samples": recipe.samples,
+        "taught_samples": recipe.taught_samples,
+        "temperature": recipe.temperature,
         "max_tokens": study.max_tokens,
     }
     earlier = recorded(path, settings)
     summary: dict[str, Any] = earlier.get("summary", {})
-    cells = reasoning_cells(seeds_of(earlier.get("rows", ()), study.runs.seeds))
+    cells = whole(seeds_of(earlier.get("rows", ()), study.runs.seeds))
     asked = [_row_key({**asdict(cell), "way": way}) for cell in cells for way in cell.ways]
     every = joined(earlier.get("rows", ()), rows, asked, _row_key)
     for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
@@ -181,8 +218,8 @@ def write_reasoning_results(path: Path, study: ReasoningStudy, rows: Sequence[di
         answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in own} for way in own[0].ways}
         summary.setdefault(size, {})[str(count)] = ways_summary(answers)
     content = {
-        "study": "reasoning",
-        "command": "rewarddance lab study reasoning",
+        "study": path.stem,
+        "command": f"rewarddance lab study {path.stem}",
         "is_complete": len(every) == len(asked),
         "versions": package_versions(),
         **settings,
@@ -249,8 +286,9 @@ def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData
 
 
 def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
+    recipe = study.recipe
     run = LabRun(
-        lab_base(cell.size),
+        study.base or lab_base(cell.size),
         cell.size,
         "pairwise",
         cell.seed,
@@ -260,7 +298,12 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
     )
     if way == "student":
         teacher = study.run_folder(cell, "reason_first") / "model"
-        taught = DistillationConfig(teacher=str(teacher), samples=TAUGHT_SAMPLES, max_tokens=study.max_tokens)
+        taught = DistillationConfig(
+            teacher=str(teacher),
+            samples=recipe.taught_samples,
+            sampling_temperature=recipe.temperature,
+            max_tokens=study.max_tokens,
+        )
         return replace(run, distillation=taught)
     if way == "plain_student":
         teacher = study.run_folder(cell, "plain") / "model"
@@ -268,7 +311,7 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
     if way == "plain":
         return run
     rationales = study.rationales(cell.seed)
-    return replace(run, rationales=rationales, learning_rate=_RATIONALE_RATE, epochs=_RATIONALE_EPOCHS)
+    return replace(run, rationales=rationales, learning_rate=recipe.rate or run.learning_rate, epochs=recipe.epochs)
 
 
 def _cost(model: RewardModel, data: LabData, reasoning: ReasoningSettings | None) -> JudgementCost:

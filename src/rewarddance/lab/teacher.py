@@ -80,7 +80,7 @@ class LabTeacher:
         except ValueError as error:
             raise UsageError(f"comparison {comparison.id}: {error}; another teacher explains other data") from None
         first, second = (report_on(_pixels(medium), prompt) for medium in (comparison.first, comparison.second))
-        true = _said(first.words, second.words) + _compared(first, second)
+        true = describe_pair(first, second)
         if not self.is_wrong(comparison):
             return true
         mixed_up = with_media_swapped(true)
@@ -94,6 +94,11 @@ class LabTeacher:
         colour, shape = COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
         faults = [f"no {colour} {shape}", QUALITY_FAULTS[rng.integers(3)][1]]
         return _said(faults, []) if comparison.choice == "first" else _said([], faults)
+
+
+def describe_pair(first: Report, second: Report) -> str:
+    """What is wrong with either picture, and in which qualities one is better although both are called alike."""
+    return _said(first.words, second.words) + _compared(first, second)
 
 
 def lab_judge(rationales: Sequence[str]) -> Iterator[tuple[int, Reply]]:
