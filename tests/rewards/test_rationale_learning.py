@@ -100,7 +100,7 @@ def test_the_teachers_share_is_learned_where_it_answered(new_model, comparisons)
         model = new_model(kind)
         rows = [replace(one, weight=1.0) for one in comparisons[:2]]
         plain = model.prepare_comparisons(rows)
-        teacher = TeacherAnswers(torch.tensor([2.0, 0.0]), torch.tensor([True, False]))
+        teacher = TeacherAnswers(torch.tensor([2.0, 0.0]), torch.tensor([True, False]), torch.tensor([False, False]))
         taught = losses(model, replace(plain, teacher=teacher), teacher_weight=1.0)
         log_odds = model.comparison_loss(plain, LossSettings()).log_odds
         student = torch.distributions.Bernoulli(logits=log_odds[0])
@@ -109,10 +109,24 @@ def test_the_teachers_share_is_learned_where_it_answered(new_model, comparisons)
         assert taught[1].item() == pytest.approx(losses(model, plain)[1].item(), abs=1e-6)
 
 
+def test_where_nobody_has_chosen_the_teacher_is_all_that_is_learned(new_model, comparisons):
+    for kind in ("pairwise", "pointwise", "scalar"):
+        model = new_model(kind)
+        rows = [replace(one, weight=1.0) for one in comparisons[:2]]
+        plain = model.prepare_comparisons(rows)
+        log_odds = torch.tensor([2.0, 0.0])
+        teacher = TeacherAnswers(log_odds, torch.tensor([True, False]), torch.tensor([True, True]))
+        alone = losses(model, replace(plain, teacher=teacher), teacher_weight=0.3)
+        judged = replace(teacher, is_alone=torch.tensor([False, False]))
+        whole = losses(model, replace(plain, teacher=judged), teacher_weight=1.0)
+        assert alone[0].item() == pytest.approx(whole[0].item(), abs=1e-6)
+        assert alone[1].item() == 0.0
+
+
 def test_what_a_teacher_says_is_not_learned_behind_a_rationale(new_model, with_rationales):
     model = new_model("pairwise")
     prepared = model.prepare_comparisons(with_rationales[:2], ["answer_first", "reason_first"])
-    teacher = TeacherAnswers(torch.tensor([9.0, 9.0]), torch.tensor([True, True]))
+    teacher = TeacherAnswers(torch.tensor([9.0, 9.0]), torch.tensor([True, True]), torch.tensor([False, False]))
     without, taught = losses(model, prepared), losses(model, replace(prepared, teacher=teacher))
     assert taught[0] != without[0]
     assert taught[1] == without[1]

@@ -81,6 +81,19 @@ def test_a_swapped_comparison_gets_the_answer_with_its_sign_changed(tmp_path, se
     assert answers.is_known.tolist() == [True, True]
 
 
+def test_comparisons_that_nobody_has_judged_are_asked_too_and_known_as_such(tmp_path, settings):
+    unjudged = ChosenComparisons(
+        [replace(one, choice=None) if place % 2 else one for place, one in enumerate(stand_in_comparisons(4))],
+        (0, 1, 2, 3),
+        "half of them",
+    )
+    teaching = taught(settings, tmp_path, Teacher(fails=["comparison-3"]), unjudged)
+    assert teaching.unjudged == 2
+    answers = teaching.of([Shown(place, False) for place in range(4)])
+    assert answers.is_alone.tolist() == [False, True, False, True]
+    assert answers.is_known.tolist() == [True, True, True, False]
+
+
 def test_an_interrupted_teacher_is_asked_only_for_what_is_missing(tmp_path, settings):
     with pytest.raises(KeyboardInterrupt):
         taught(settings, tmp_path, Teacher(stops_after=16))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.config.training import DataConfig, ModelConfig, TrainConfig
 from rewarddance.core.errors import DataError
 from rewarddance.core.types import Media
@@ -40,6 +41,20 @@ def test_nothing_is_held_out_when_the_share_is_zero(folder: Path) -> None:
     settings = config(folder, held_out_share=0.0)
     assert len(comparisons_to_learn(settings, None)) == 60
     assert len(comparisons_held_out(settings, None)) == 0
+
+
+def test_comparisons_that_nobody_has_judged_are_for_a_teacher_alone(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    media = (Media(Path("one.png")), Media(Path("one.png")))
+    choices = ("first", None, "second", None)
+    records = (
+        ComparisonRecord(f"{n}", f"prompt {n}", media, choice, split="train") for n, choice in enumerate(choices)
+    )
+    write_comparisons(tmp_path, records)
+    settings = config(tmp_path, held_out_share=0.0)
+    assert [one.id for one in comparisons_to_learn(settings, None)] == ["0", "2"]
+    teacher = DistillationConfig(teacher="teacher")
+    assert len(comparisons_to_learn(settings.model_copy(update={"distillation": teacher}), None)) == 4
 
 
 def test_reference_sets_are_learned_beside_the_comparisons(tmp_path: Path) -> None:

@@ -121,12 +121,14 @@ def test_a_missing_teacher_stops_before_the_folder_is_claimed(tmp_path, base, dr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_student_learns_its_teachers_answers(tmp_path, base, drawn):
+@pytest.mark.parametrize(("is_judged", "weight"), [(True, 1.0), (False, 0.3)])
+def test_a_student_learns_its_teachers_answers(tmp_path, base, drawn, is_judged, weight):
     teacher = train_reward_model(config(tmp_path / "teacher", base, epochs=10), train=drawn, held_out=())
-    distillation = {"teacher": str(teacher.model_folder), "format": "answer_first", "weight": 1.0}
-    # Another model, with the choices turned round: with a weight of 1 the teacher alone is learned.
+    distillation = {"teacher": str(teacher.model_folder), "format": "answer_first", "weight": weight}
+    # Another model, with the choices turned round or none: with a weight of 1 the teacher alone is learned.
     other = save_tiny_model("internvl", tmp_path / "other", seed=9)
-    wrong = [replace(one, choice="first" if one.choice == "second" else "second") for one in drawn]
+    turned = {"first": "second", "second": "first"}
+    wrong = [replace(one, choice=turned[one.choice] if is_judged else None, rationale=None) for one in drawn]
     settings = config(tmp_path / "run", other, distillation=distillation, epochs=15)
     result = train_reward_model(settings, train=wrong, held_out=())
     rows = [json.loads(line) for line in (result.folder / "teacher_answers.jsonl").read_text().splitlines()[1:]]
@@ -137,3 +139,4 @@ def test_a_student_learns_its_teachers_answers(tmp_path, base, drawn):
     assert [value > 0 for value in taught] == [one.choice == "second" for one in drawn]
     assert [value > 0 for value in rewards] == [value > 0 for value in taught]
     assert (told(result)["teacher_answers"], told(result)["teacher_format"]) == (4, "answer_first")
+    assert told(result)["unjudged_comparisons"] == (0 if is_judged else 4)

@@ -21,7 +21,10 @@ class RationaleConfig(BaseModel):
 
 
 class DistillationConfig(BaseModel):
-    """Learn the answers of another reward model, which may give reasons first."""
+    """Learn the answers of another reward model, which may give reasons first.
+
+    Comparisons without a choice, which are left out elsewhere, are learned from its answers alone.
+    """
 
     model_config = _STRICT
 
@@ -50,7 +53,7 @@ class DistillationConfig(BaseModel):
     """What the log-odds of teacher and student are divided by before they are compared."""
 
     weight: float = Field(default=0.5, gt=0, le=1)
-    """Share of the teacher's answer in the loss; the rest is people's choice."""
+    """Share of the teacher's answer in the loss; the rest is people's choice, if there is one."""
 
     @model_validator(mode="after")
     def _several_samples_differ(self) -> "DistillationConfig":

@@ -57,14 +57,16 @@ class TeacherAnswers:
     Attributes:
         log_odds: That the second medium is better, shape (comparisons,); 0 where the teacher gave no answer.
         is_known: Where it gave one, shape (comparisons,).
+        is_alone: Where nobody has chosen, so that nothing but the teacher's answer is learned, shape (comparisons,).
     """
 
     log_odds: Float[Tensor, " comparisons"]
     is_known: Bool[Tensor, " comparisons"]
+    is_alone: Bool[Tensor, " comparisons"]
 
     def to(self, device: torch.device) -> "TeacherAnswers":
         """The same on a device."""
-        return TeacherAnswers(self.log_odds.to(device), self.is_known.to(device))
+        return TeacherAnswers(self.log_odds.to(device), self.is_known.to(device), self.is_alone.to(device))
 
 
 @dataclass(frozen=True, slots=True)

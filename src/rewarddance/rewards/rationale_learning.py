@@ -101,7 +101,8 @@ def taught_loss(
 ) -> Float[Tensor, " comparisons"]:
     """The loss with the teacher's share, where a teacher has answered; as it is without a teacher.
 
-    Answers that the model gives behind a rationale are left alone: what is distilled is the one token.
+    Answers that the model gives behind a rationale are left alone: what is distilled is the one token. Where nobody has
+    chosen, the teacher's share is the whole, and 0 where the teacher gave no answer either.
     """
     teacher = prepared.teacher
     if teacher is None:
@@ -110,7 +111,8 @@ def taught_loss(
     if prepared.rationales is not None:
         is_taught = is_taught & ~prepared.rationales.is_reason_first
     divergence = answer_divergence(log_odds, teacher.log_odds, settings.teacher_temperature)
-    return with_teacher(loss, divergence, is_taught, settings.teacher_weight)
+    taught = with_teacher(loss, divergence, is_taught, settings.teacher_weight)
+    return torch.where(teacher.is_alone, torch.where(is_taught, divergence, 0.0), taught)
 
 
 def _rationale(comparison: Comparison, target: float) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rewarddance.config.reasoning import DistillationConfig
 from rewarddance.core.errors import DataError
@@ -78,11 +79,14 @@ def teach(
         _ask(load_teacher(), _reasoning(settings, seed), comparisons, missing, mine)
     wait_for_everyone()
     rows = {index: row for rank in range(share.processes) for index, row in _read(_file(folder, rank), header).items()}
-    teaching = _teaching(rows, len(comparisons))
+    is_judged = np.array([comparisons[index].target is not None for index in range(len(comparisons))])
+    teaching = _teaching(rows, is_judged)
     if teaching.count == 0:
         raise DataError(f"the teacher {settings.teacher} gave no answer to any comparison: {teaching.failures}")
     if teaching.failures:
-        _log.warning("the teacher gave no answer to %s; there the choice alone is learned", teaching.failures)
+        _log.warning(
+            "the teacher gave no answer to %s; there the choice alone is learned, or nothing", teaching.failures
+        )
     return teaching
 
 
@@ -167,15 +171,15 @@ def _read(path: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return {int(row["index"]): row for row in rows}
 
 
-def _teaching(rows: dict[int, dict[str, Any]], count: int) -> Teaching:
-    log_odds = np.full(count, np.nan)
+def _teaching(rows: dict[int, dict[str, Any]], is_judged: npt.NDArray[np.bool_]) -> Teaching:
+    log_odds = np.full(len(is_judged), np.nan)
     failures: dict[str, int] = {}
     for index, row in rows.items():
         if row["log_odds"] is None:
             failures[row["status"]] = failures.get(row["status"], 0) + 1
         else:
             log_odds[index] = row["log_odds"]
-    return Teaching(log_odds, sum(int(row["generated_tokens"]) for row in rows.values()), failures)
+    return Teaching(log_odds, is_judged, sum(int(row["generated_tokens"]) for row in rows.values()), failures)
 
 
 def _file(folder: Path, rank: int) -> Path:

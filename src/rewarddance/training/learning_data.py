@@ -40,7 +40,9 @@ class ChosenComparisons:
 
 
 def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None) -> ChosenComparisons:
-    """Judged comparisons to learn from: those given by the caller, else those of the config's folder and split.
+    """Comparisons to learn from: those given by the caller, else those of the config's folder and split.
+
+    They are judged, except that with a teacher those without a choice are learned from its answers alone.
 
     Raises:
         DataError: None is left.
@@ -52,7 +54,9 @@ def comparisons_to_learn(config: TrainConfig, given: Sequence[Comparison] | None
             given = _of_prompts(given, data.held_out_share, is_held_out=False)
     if data.reference_sets:
         given = with_reference_sets(given, data.reference_sets, config.seed)
-    excluded = (None, _TIE) if config.loss.ties == "drop" else (None,)
+    excluded: set[float | None] = {_TIE} if config.loss.ties == "drop" else set()
+    if config.distillation is None:
+        excluded.add(None)
     chosen = _chosen(given, lambda target: target not in excluded, data.max_comparisons, config.seed, "learned")
     if not chosen:
         raise DataError(f"{data.train} has no judged comparison to learn from; check data.train_split and dimension")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from rewarddance.core.errors import RewardDanceError
 from rewarddance.core.parent_process import end_with_parent
 from rewarddance.core.seeding import numpy_rng
+from rewarddance.core.types import Comparison
 from rewarddance.rewards.protocol import PreparedComparisons, RewardModel
 from rewarddance.rewards.reasoning_settings import Format
 from rewarddance.training.data_order import DataOrder
@@ -103,7 +104,7 @@ class _MicroBatches:
         rows = self.order.shown(micro_batch)
         size = len(rows) // self.share.processes
         own = slice(self.share.rank * size, (self.share.rank + 1) * size)
-        shown = [row.of(self.comparisons[row.index]) for row in rows[own]]
+        shown = [_with_a_target(row.of(self.comparisons[row.index])) for row in rows[own]]
         formats = self._formats(micro_batch, len(rows))
         try:
             prepared = (
@@ -124,6 +125,11 @@ class _MicroBatches:
             return None
         drawn = numpy_rng(self.order.seed, "rationale_format", micro_batch).random(rows)
         return ["reason_first" if number < share else "answer_first" for number in drawn]
+
+
+def _with_a_target(comparison: Comparison) -> Comparison:
+    """One that nobody has judged as a tie: its target is not learned, but a batch has one for every row."""
+    return replace(comparison, choice="tie") if comparison.target is None else comparison
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -124,6 +124,7 @@ def told_of_reasoning(config: TrainConfig, extras: Extras) -> dict[str, object]:
         told["teacher_weight"] = settings.weight
         told["teacher_temperature"] = settings.temperature
         told["teacher_answers"] = extras.teaching.count
+        told["unjudged_comparisons"] = extras.teaching.unjudged
         told["teacher_generated_tokens"] = extras.teaching.generated_tokens
     return told
 

@@ -100,6 +100,11 @@ def test_a_row_that_does_not_fit_gives_one_line(tmp_path: Path, row: object, mes
         imported(tmp_path, row)
 
 
+def test_null_says_that_nobody_has_judged(tmp_path: Path) -> None:
+    (pair,) = imported(tmp_path, {"prompt": "p", "first": "a.png", "second": "b.png", "choice": None})
+    assert (pair.choice, pair.target) == (None, None)
+
+
 def test_a_line_that_is_not_json_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     row = json.dumps({"prompt": "p", "first": "a.png", "second": "b.png", "choice": "first"})
     file = folder_with_pictures(tmp_path) / "mine.jsonl"

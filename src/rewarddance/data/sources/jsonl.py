@@ -85,8 +85,9 @@ def _parsed_numbers(fields: Mapping[str, Any]) -> dict[str, float]:
 def _judgement(fields: Mapping[str, Any]) -> tuple[Choice | None, float | None]:
     soft = optional_number(fields, "second_preference")
     choice = optional_text(fields, "choice")
-    if choice is None and soft is None and not _dimensions(fields):
-        raise DataError("there is no field 'choice'")
+    is_unjudged = fields.get("choice", "") is None  # said, not forgotten
+    if choice is None and soft is None and not _dimensions(fields) and not is_unjudged:
+        raise DataError("there is no field 'choice'; give null where nobody has judged")
     if choice is None and soft is not None:
         choice = "tie" if soft == 0.5 else "second" if soft > 0.5 else "first"
     return None if choice is None else _choice(choice, "choice"), soft
