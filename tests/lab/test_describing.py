@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from rewarddance.lab.base_models import lab_base
 from rewarddance.lab.describing import QUESTION, DescribingSettings, draw_described_item, learn_to_describe
-from rewarddance.lab.describing_study import RECIPE, describing_cells, describing_study
+from rewarddance.lab.describing_study import _MAKERS, RECIPES, describing_cells, describing_study
 from rewarddance.lab.reasoning_study import ReasoningCell, learn_and_reason, write_rationales, write_reasoning_results
 from rewarddance.lab.reward_study import StudySettings
 from rewarddance.lab.world import UNSEEN_FAULTS
@@ -55,12 +55,11 @@ def test_a_killed_course_resumes_bit_identically(tmp_path: Path):
 
 
 def test_the_study_begins_with_its_own_base_and_asks_one_greedy_rationale(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(
-        "rewarddance.lab.describing_study.learn_to_describe",
-        lambda settings, folder, on_progress: learn_to_describe(SHORT, folder, on_progress),
+    monkeypatch.setitem(
+        _MAKERS, "describing", lambda folder, on_progress: learn_to_describe(SHORT, folder, on_progress)
     )
     counts = (("train", 8), ("validation", 4), ("test_in", 4), ("test_out", 4))
-    study = describing_study(tmp_path / "describing", StudySettings(tmp_path, (0,), counts))
+    study = describing_study("describing", tmp_path / "describing", StudySettings(tmp_path, (0,), counts))
     assert study.base == tmp_path / "describing" / "base" / "model"
     cell = ReasoningCell("nano", 8, 0)
     study = replace(study, cells=(cell,), max_tokens=24)
@@ -74,7 +73,7 @@ def test_the_study_begins_with_its_own_base_and_asks_one_greedy_rationale(tmp_pa
     write_reasoning_results(tmp_path / "describing.json", study, rows, describing_cells)
     stored = (tmp_path / "describing.json").read_text()
     assert '"command": "rewarddance lab study describing"' in stored
-    assert f'"samples": {RECIPE.samples}' in stored
+    assert f'"samples": {RECIPES["describing"].samples}' in stored
 
 
 def test_the_study_is_of_the_largest_base_and_every_comparison():

@@ -72,19 +72,25 @@ def pretrain(
     describing: Annotated[
         bool, typer.Option("--describing", help="Continue the base that ships: it learns to describe two pictures.")
     ] = False,
+    describing_alone: Annotated[
+        bool,
+        typer.Option("--describing-alone", help="Make a base that describes pictures and has never compared two."),
+    ] = False,
 ) -> None:
     """Make a base model (about an hour on one core) or the generator (minutes) by the recorded recipe; resumable."""
     from dataclasses import replace
 
-    if name == "drawn":
-        if describing:
-            from rewarddance.core.errors import UsageError
+    from rewarddance.core.errors import UsageError
 
+    if describing and describing_alone:
+        raise UsageError("--describing and --describing-alone make different bases; choose one")
+    if name == "drawn":
+        if describing or describing_alone:
             raise UsageError("the generator describes nothing; --describing is for nano, micro and small")
         _pretrain_generator(out, items, seed or 0)
         return
-    if describing:
-        _teach_describing(name, out, items, seed)
+    if describing or describing_alone:
+        _teach_describing(name, out, items, seed, alone=describing_alone)
         return
     from rewarddance.lab.pretraining import pretrain as run
     from rewarddance.lab.pretraining import recipe
@@ -95,15 +101,19 @@ def pretrain(
         print(run(settings, out, show))
 
 
-def _teach_describing(size: _Size, out: Path, items: int | None, seed: int | None) -> None:
+def _teach_describing(size: _Size, out: Path, items: int | None, seed: int | None, *, alone: bool) -> None:
     from dataclasses import replace
 
+    from rewarddance.lab.describer import DescriberSettings, make_describer
     from rewarddance.lab.describing import DescribingSettings, learn_to_describe
 
-    settings = DescribingSettings(size)
-    settings = replace(settings, items=items or settings.items, seed=settings.seed if seed is None else seed)
+    recorded = DescriberSettings(size) if alone else DescribingSettings(size)
+    settings = replace(recorded, items=items or recorded.items, seed=recorded.seed if seed is None else seed)
     with progress(f"lessons in describing for {size}", settings.items) as show:
-        print(learn_to_describe(settings, out, show))
+        if isinstance(settings, DescriberSettings):
+            print(make_describer(settings, out, show))
+        else:
+            print(learn_to_describe(settings, out, show))
 
 
 @lab_app.command("figures")
@@ -131,11 +141,12 @@ def study(
             "context",
             "reasoning",
             "describing",
+            "describing_alone",
         ],
         typer.Argument(
             metavar="NAME",
-            help="paradigms, learning_curve, alignment, guard, search, overoptimization, context, reasoning or "
-            "describing.",
+            help="paradigms, learning_curve, alignment, guard, search, overoptimization, context, reasoning, "
+            "describing or describing_alone.",
         ),
     ],
     out: Annotated[
@@ -176,8 +187,8 @@ def study(
             _context_study(out, results, seeds, jobs, sizes, wanted)
         case "reasoning":
             _reasoning_study(out, results, seeds, jobs, sizes)
-        case "describing":
-            _describing_study(out, results, seeds, jobs)
+        case "describing" | "describing_alone":
+            _describing_study(name, out, results, seeds, jobs)
         case "paradigms" | "learning_curve":
             _reward_study(name, out, results, seeds, jobs)
 
@@ -325,18 +336,19 @@ def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int, sizes: tup
     print_json(write_reasoning_results(results / "reasoning.json", asked, rows))
 
 
-def _describing_study(out: Path, results: Path, seeds: int, jobs: int) -> None:
-    from rewarddance.lab.describing import DescribingSettings
-    from rewarddance.lab.describing_study import describing_cells, describing_study
+def _describing_study(
+    name: Literal["describing", "describing_alone"], out: Path, results: Path, seeds: int, jobs: int
+) -> None:
+    from rewarddance.lab.describing_study import ITEMS, describing_cells, describing_study
     from rewarddance.lab.reasoning_study import run_reasoning, write_reasoning_results
     from rewarddance.lab.reward_study import StudySettings
 
     runs = StudySettings(out, tuple(range(seeds)), jobs=jobs)
-    with progress("a base that can describe", DescribingSettings().items) as show:
-        asked = describing_study(out / "describing", runs, show)
-    with progress("study describing", len(asked.cells)) as show:
+    with progress("the base of the study", ITEMS[name]) as show:
+        asked = describing_study(name, out / name, runs, show)
+    with progress(f"study {name}", len(asked.cells)) as show:
         rows = run_reasoning(asked, show)
-    print_json(write_reasoning_results(results / "describing.json", asked, rows, describing_cells))
+    print_json(write_reasoning_results(results / f"{name}.json", asked, rows, describing_cells))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

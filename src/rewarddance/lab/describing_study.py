@@ -1,24 +1,50 @@
-"""Study of describing: what rationales, reasons and a one-token student are worth to a base that can already write.
+"""Studies of describing: what rationales, reasons and a one-token student are worth to a base that can already write.
 
-The ways, the comparisons and the figures are those of the study of reasoning, with the largest base; before any of
-them it learns to describe two pictures (`describing.py`). What is left of a rationale to be learned is then when to
-give it, not how to write.
+The ways, the comparisons and the figures are those of the study of reasoning, with the largest base. What is left of a
+rationale to be learned is then when to give it, not how to write. Two bases are asked:
+
+- `describing`: the base that ships, after lessons in describing beside those of its pretraining (`describing.py`). It
+  has compared pictures all its life.
+- `describing_alone`: a base that describes pictures of the whole world and has never compared two (`describer.py`).
+  The comparisons are all that teaches it to. Its students learn their teacher's answers to pairs of the whole world as
+  well, which nobody has judged; both students do, and no way that learns from choices sees those pairs.
 
 Source:
     As in `reasoning_study`. The models of the paper, and of Z-Reward, can write before they judge.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rewarddance.lab.base_models import BaseSize
+from rewarddance.lab.describer import DescriberSettings, make_describer
 from rewarddance.lab.describing import DescribingSettings, learn_to_describe
 from rewarddance.lab.reasoning_study import ReasoningCell, ReasoningRecipe, ReasoningStudy
 from rewarddance.lab.reward_study import COUNTS, StudySettings
 
+DescribingName = Literal["describing", "describing_alone"]
+
 SIZE: BaseSize = "small"
-RECIPE = ReasoningRecipe(rate=None, epochs=4, samples=1, taught_samples=1, temperature=0.0)
-"""The rate is that of the choices alone, and a question gets one greedy rationale: chosen on other drawings."""
+ITEMS = {"describing": DescribingSettings(SIZE).items, "describing_alone": DescriberSettings(SIZE).items}
+"""Items that the base of a study sees."""
+
+RECIPES = {
+    "describing": ReasoningRecipe(rate=None, epochs=4, samples=1, taught_samples=1, temperature=0.0),
+    "describing_alone": ReasoningRecipe(
+        rate=None, epochs=4, plain_epochs=4, samples=1, taught_samples=1, temperature=0.0
+    ),
+}
+"""Of rationales the rate is that of the choices alone, and a question gets one greedy rationale: chosen on other
+drawings."""
+
+UNJUDGED = {"describing": 0, "describing_alone": 3000}
+
+_MAKERS: dict[DescribingName, Callable[[Path, Callable[[int], None] | None], Path]] = {
+    "describing": partial(learn_to_describe, DescribingSettings(SIZE)),
+    "describing_alone": partial(make_describer, DescriberSettings(SIZE)),
+}
 
 
 def describing_cells(seeds: Sequence[int]) -> tuple[ReasoningCell, ...]:
@@ -27,15 +53,17 @@ def describing_cells(seeds: Sequence[int]) -> tuple[ReasoningCell, ...]:
 
 
 def describing_study(
-    folder: Path, runs: StudySettings, on_progress: Callable[[int], None] | None = None
+    name: DescribingName, folder: Path, runs: StudySettings, on_progress: Callable[[int], None] | None = None
 ) -> ReasoningStudy:
-    """The study with its base, which is made first if it is not there; resumable.
+    """A study with its base, which is made first if it is not there; resumable.
 
     Args:
+        name: Which of the two.
         folder: Of the study.
         runs: Folder, data and seeds of `lab study paradigms`, whose comparisons are learned from.
         on_progress: Called with the number of items that the base has seen.
     """
-    made = folder / "base" / "model"
-    base = made if made.is_dir() else learn_to_describe(DescribingSettings(SIZE), folder / "base", on_progress)
-    return ReasoningStudy(folder, runs, describing_cells(runs.seeds), RECIPE, base)
+    base = folder / "base" / "model"
+    if not base.is_dir():
+        _MAKERS[name](folder / "base", on_progress)
+    return ReasoningStudy(folder, runs, describing_cells(runs.seeds), RECIPES[name], base, UNJUDGED[name])

@@ -65,6 +65,11 @@ def draw_item(rng: np.random.Generator) -> Item:
     return Item(prompt, pair, tuple(lessons))
 
 
+def lessons_on_one(pair: tuple[LabCandidate, LabCandidate], rng: np.random.Generator) -> tuple[Lesson, Lesson]:
+    """What one picture shows, and whether a picture shows the prompt: nothing that compares the two."""
+    return _describes(pair, rng), _matches(pair, rng)
+
+
 def describe(candidate: LabCandidate) -> str:
     """A caption: every thing in reading order, and its faults of quality."""
     things = sorted(candidate.scene.things, key=lambda thing: (thing.top >= 16, thing.left))

@@ -29,7 +29,7 @@ from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, read_rows
 from rewarddance.lab.base_models import BaseSize, lab_base
-from rewarddance.lab.comparisons import LabData
+from rewarddance.lab.comparisons import LabData, draw_comparisons, open_drawn
 from rewarddance.lab.learning import (
     BEST_RATES,
     MIN_GOLD_DIFFERENCE,
@@ -52,6 +52,7 @@ from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTe
 WayName = Literal["plain", "answer_first", "reason_first", "student", "plain_student"]
 
 WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student", "plain_student")
+STUDENTS: tuple[WayName, ...] = ("student", "plain_student")
 CURVE_WAYS: tuple[WayName, ...] = ("plain", "answer_first")
 CURVE_SIZE: BaseSize = "micro"
 CURVE = (500, 1000, 2000)
@@ -71,6 +72,8 @@ class ReasoningRecipe:
     Attributes:
         rate: Peak learning rate with rationales; None for that of the choices alone.
         epochs: How often each comparison is seen with its rationale.
+        plain_rate: Peak learning rate of the ways that write nothing; None for the best one of the bases that ship.
+        plain_epochs: How often they see each comparison.
         samples: Rationales of a question at judgement.
         taught_samples: The same where a student is taught.
         temperature: At which they are written.
@@ -78,6 +81,8 @@ class ReasoningRecipe:
 
     rate: float | None = 3e-4
     epochs: int = 4
+    plain_rate: float | None = None
+    plain_epochs: int = 2
     samples: int = 4
     taught_samples: int = 2
     temperature: float = 1.0
@@ -112,6 +117,8 @@ class ReasoningStudy:
         cells: Which models.
         recipe: How they learn and judge.
         base: The base model of every cell; None for the one that ships in its size.
+        unjudged: Pairs beside the comparisons that nobody has chosen between, of the whole world: students learn the
+            teacher's answers to them as well, and no other way sees them.
         max_tokens: Longest rationale at judgement.
     """
 
@@ -120,6 +127,7 @@ class ReasoningStudy:
     cells: tuple[ReasoningCell, ...]
     recipe: ReasoningRecipe = ReasoningRecipe()
     base: Path | None = None
+    unjudged: int = 0
     max_tokens: int = MAX_TOKENS
 
     def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
@@ -166,6 +174,13 @@ def write_rationales(study: ReasoningStudy, seed: int) -> None:
     make_rationales(comparisons, folder, NamedTeacher(teacher.name, teacher), NamedJudge("lab:gold", lab_judge))
 
 
+def taught_data(study: ReasoningStudy, seed: int) -> LabData:
+    """The training choices of a seed and the pairs that nobody has judged, drawn if they are not there yet."""
+    folder = study.folder / f"taught-{seed}"
+    counts = {split: count for split, count in study.runs.counts if split not in TEST_SPLITS}
+    return open_drawn(folder) or draw_comparisons(folder, counts | {"unjudged": study.unjudged}, seed)
+
+
 def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[str, Any]]:
     """One cell in a process of its own; its rows, one a way, are kept as `rows.json`."""
     torch.set_num_threads(1)
@@ -174,7 +189,8 @@ def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[st
         stored: list[dict[str, Any]] = json.loads(kept.read_text())
         return stored
     data = study_data(study.runs, cell.seed)
-    rows = [_row(study, cell, way, data) for way in cell.ways]
+    taught = taught_data(study, cell.seed) if study.unjudged else data
+    rows = [_row(study, cell, way, data, taught if way in STUDENTS else data) for way in cell.ways]
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(kept, rows)
     return rows
@@ -203,6 +219,9 @@ def write_reasoning_results(
         "learning_rates": BEST_RATES,
         "rationale_rate": recipe.rate,
         "rationale_epochs": recipe.epochs,
+        "plain_rate": recipe.plain_rate,
+        "plain_epochs": recipe.plain_epochs,
+        "unjudged": study.unjudged,
         "samples": recipe.samples,
         "taught_samples": recipe.taught_samples,
         "temperature": recipe.temperature,
@@ -271,10 +290,10 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     return summary
 
 
-def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData) -> dict[str, Any]:
+def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData, learned: LabData) -> dict[str, Any]:
     folder = study.run_folder(cell, way)
     reasoning = study.reasoning(cell.seed) if way == "reason_first" else None
-    model = learn(_run(study, cell, way), data)
+    model = learn(_run(study, cell, way), learned)
     parts = measure(model, data, folder, f"{cell.name}-{way}", reasoning=reasoning).facets["split"]
     return {
         **asdict(cell),
@@ -293,8 +312,9 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
         "pairwise",
         cell.seed,
         study.run_folder(cell, way),
-        learning_rate=BEST_RATES[cell.size],
-        max_comparisons=cell.comparisons,
+        epochs=recipe.plain_epochs,
+        learning_rate=recipe.plain_rate or BEST_RATES[cell.size],
+        max_comparisons=None if study.unjudged and way in STUDENTS else cell.comparisons,
     )
     if way == "student":
         teacher = study.run_folder(cell, "reason_first") / "model"

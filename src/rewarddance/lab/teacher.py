@@ -96,9 +96,19 @@ class LabTeacher:
         return _said(faults, []) if comparison.choice == "first" else _said([], faults)
 
 
+def describe_picture(report: Report) -> str:
+    """What is wrong with a picture, as it is said after "has"."""
+    return _listed(report.words)
+
+
+def describe_both(first: Report, second: Report) -> str:
+    """What is wrong with either picture; nothing that it takes both to see."""
+    return _said(first.words, second.words)
+
+
 def describe_pair(first: Report, second: Report) -> str:
     """What is wrong with either picture, and in which qualities one is better although both are called alike."""
-    return _said(first.words, second.words) + _compared(first, second)
+    return describe_both(first, second) + _compared(first, second)
 
 
 def lab_judge(rationales: Sequence[str]) -> Iterator[tuple[int, Reply]]:
