@@ -20,3 +20,18 @@ def test_a_part_that_a_study_does_not_have_is_refused_before_anything_is_made(
     error = error_of(capsys, "lab", "study", *words, "--out", folder, "--results", tmp_path / "results", code=2)
     assert message in error
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("drawn", "--describing"), "the generator describes nothing"),
+        (("drawn", "--describing-alone"), "the generator describes nothing"),
+        (("nano", "--describing", "--describing-alone"), "make different bases; choose one"),
+    ],
+)
+def test_lessons_in_describing_that_cannot_be_given_are_refused_before_anything_is_made(
+    words: tuple[str, ...], message: str, tmp_path, capsys: pytest.CaptureFixture[str]
+):
+    assert message in error_of(capsys, "lab", "pretrain", *words, "--out", tmp_path / "base", code=2)
+    assert not (tmp_path / "base").exists()

@@ -70,14 +70,3 @@ def test_equal_gold_is_a_tie_half_of_the_time() -> None:
     rng = np.random.default_rng(0)
     ties = np.mean([choose(0.0, rng, PreferenceNoise()) == "tie" for _ in range(4000)])
     assert abs(ties - 0.5) < 0.024  # three standard errors
-
-
-def test_pairs_that_nobody_has_judged_are_of_the_whole_world_and_there_to_be_learned_from(tmp_path: Path) -> None:
-    alone = draw_comparisons(tmp_path / "alone", {"train": 3}, seed=5)
-    drawn = draw_comparisons(tmp_path / "both", {"train": 3, "unjudged": 40}, seed=5)
-    assert all(drawn.gold[name] == pair for name, pair in alone.gold.items())
-    learned = ComparisonSet.open(drawn.folder).select(split="train")
-    unjudged = [one for one in learned if one.id.startswith("unjudged-")]
-    assert (len(learned), len(unjudged), drawn.count("unjudged")) == (43, 40, 40)
-    assert all(one.choice is None and one.target is None for one in unjudged)
-    assert {is_in_domain(parse_prompt(one.prompt)) for one in unjudged} == {True, False}

@@ -1,4 +1,6 @@
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,10 @@ from safetensors.torch import load_file
 from rewarddance.core.errors import UsageError
 from rewarddance.lab.base_models import lab_base
 from rewarddance.lab.describer import DescriberSettings, draw_item_to_describe, make_describer
-from rewarddance.lab.describing_study import _MAKERS, describing_study
-from rewarddance.lab.reasoning_study import ReasoningCell, learn_and_reason, write_rationales
+from rewarddance.lab.describing_study import _MAKERS, describing_cells, describing_study
+from rewarddance.lab.reasoning_study import ReasoningCell, learn_and_reason, write_rationales, write_reasoning_results
 from rewarddance.lab.reward_study import StudySettings
 from rewarddance.lab.world import SEEN_FAULTS, UNSEEN_FAULTS
-from rewarddance.rewards.folder import read_record
 from rewarddance.training.run_folder import RunFolder
 
 SHORT = DescriberSettings("nano", items=24, known_items=12, batch_items=4, warmup_steps=1, save_every=2)
@@ -77,24 +78,26 @@ def test_a_course_by_another_recipe_is_refused(tmp_path: Path):
         make_describer(replace(SHORT, items=8, known_items=8), tmp_path)
 
 
-def test_students_hear_the_teacher_on_pairs_that_nobody_has_judged(tmp_path: Path, monkeypatch):
+def test_the_study_asks_for_reasons_with_many_comparisons_and_few(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(
         _MAKERS, "describing_alone", lambda folder, on_progress: make_describer(SHORT, folder, on_progress)
     )
     counts = (("train", 8), ("validation", 4), ("test_in", 4), ("test_out", 4))
     study = describing_study("describing_alone", tmp_path / "alone", StudySettings(tmp_path, (0,), counts))
-    cell = ReasoningCell("nano", 8, 0)
+    assert [cell.name for cell in study.cells] == ["small-4000-0", "small-1000-0"]
     assert study.base == tmp_path / "alone" / "base" / "model"
-    # one that can finish a sentence
-    study = replace(study, base=lab_base("nano"), cells=(cell,), max_tokens=24, unjudged=6)
+    cells = (ReasoningCell("nano", 8, 0), ReasoningCell("nano", 4, 0))
+    # a base that can finish a sentence
+    study = replace(study, base=lab_base("nano"), cells=cells, max_tokens=24)
     write_rationales(study, 0)
-    learn_and_reason(study, cell)
-    for way in cell.ways:
-        training = read_record(study.run_folder(cell, way) / "model").training
-        config = RunFolder(study.run_folder(cell, way)).config.read_text()
-        assert str(study.base) in config
-        assert "epochs: 4" in config
-        if way in ("student", "plain_student"):
-            assert (training["comparisons"], training["unjudged_comparisons"]) == (14, 6)
-        else:
-            assert training["comparisons"] == 8
+    rows = [row for cell in cells for row in learn_and_reason(study, cell)]
+    assert [row["way"] for row in rows] == ["plain", "answer_first", "reason_first"] * 2
+    for cell in cells:
+        config = RunFolder(study.run_folder(cell, "reason_first")).config.read_text()
+        for line in ("freeze_vision: true", "rank: 16", "when_swapped: answer_alone", "reason_first_share: 0.75"):
+            assert line in config
+    whole = partial(describing_cells, "describing_alone")
+    summary = write_reasoning_results(tmp_path / "describing_alone.json", study, rows, whole)["nano"]
+    assert set(summary) == {"8", "4"}
+    assert set(summary["8"]) == {"plain", "answer_first", "reason_first", "words_right"}
+    assert not json.loads((tmp_path / "describing_alone.json").read_text())["is_complete"]

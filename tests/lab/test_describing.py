@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,11 @@ def test_the_study_begins_with_its_own_base_and_asks_one_greedy_rationale(tmp_pa
         assert str(study.base) in config
     assert read_record(study.run_folder(cell, "student") / "model").training["teacher_generated_tokens"] > 0
     assert "sampling_temperature: 0.0" in RunFolder(study.run_folder(cell, "student")).config.read_text()
-    write_reasoning_results(tmp_path / "describing.json", study, rows, describing_cells)
+    write_reasoning_results(tmp_path / "describing.json", study, rows, partial(describing_cells, "describing"))
     stored = (tmp_path / "describing.json").read_text()
     assert '"command": "rewarddance lab study describing"' in stored
     assert f'"samples": {RECIPES["describing"].samples}' in stored
 
 
 def test_the_study_is_of_the_largest_base_and_every_comparison():
-    assert [cell.name for cell in describing_cells((0, 1))] == ["small-4000-0", "small-4000-1"]
+    assert [cell.name for cell in describing_cells("describing", (0, 1))] == ["small-4000-0", "small-4000-1"]

@@ -9,6 +9,7 @@ from rewarddance.lab.figures import (
     FIGURES,
     alignment_figures,
     context_figures,
+    describing_figures,
     guard_figures,
     reasoning_figures,
     search_figures,
@@ -130,6 +131,14 @@ def test_the_learning_curve_has_its_points_in_order():
 
     curve = reasoning_figures({"summary": {"micro": {"2000": ways(0.9), "500": ways(0.8)}}})["rationales_curve"]
     assert [point.x for point in curve.series[0].points] == [500, 2000]
+
+
+def test_a_study_of_many_comparisons_and_few_has_a_row_for_each_and_a_mark_for_what_was_asked():
+    gain = {"test_out": {"gain_by_prompt": {"estimate": 0.1, "low": 0.0, "high": 0.2}}}
+    found = dict.fromkeys(("plain", "answer_first", "reason_first"), gain) | {"words_right": {}}
+    chart = describing_figures("alone", "A base", {"summary": {"small": {"4000": found, "1000": found}}})["alone"]
+    assert [row.label for row in chart.rows] == ["4000 comparisons", "1000 comparisons"]
+    assert [len(row.estimates) for row in chart.rows] == [2, 2]
 
 
 def test_every_study_with_figures_has_recorded_results():

@@ -84,10 +84,36 @@ def test_without_rationales_none_are_asked_for():
     assert set(formats_of(0, reason_first_share=None)) == {None}
 
 
+def rationales_by_order(keeps_swapped):
+    class Remembers(StandInModel):
+        def prepare_comparisons(self, comparisons, formats=None):
+            shown.extend(comparisons)
+            return super().prepare_comparisons(comparisons)
+
+    shown = []
+    stored = [replace(one, rationale="image 1 has blur. image 2 has everything.") for one in stand_in_comparisons(32)]
+    chosen = ChosenComparisons(stored, tuple(range(32)), "")
+    order = DataOrder(3, 32, 8, "random")
+    list(prepared_batches(Remembers(), chosen, order, Share(), 0, 8, 0, Extras(0.5, keeps_swapped)))
+    first = {one.id: one.first for one in stored}
+    rationales = {True: set(), False: set()}
+    for one in shown:
+        rationales[one.first == first[one.id]].add(one.rationale)
+    return rationales
+
+
+def test_a_rationale_is_learned_in_the_order_that_it_is_stored_in():
+    written = {"image 1 has blur. image 2 has everything."}
+    assert rationales_by_order(keeps_swapped=False) == {True: written, False: {None}}
+    exchanged = {"image 2 has blur. image 1 has everything."}
+    assert rationales_by_order(keeps_swapped=True) == {True: written, False: exchanged}
+
+
 def test_a_run_learns_rationales_and_says_so(tmp_path, base, drawn):
     result = train_reward_model(config(tmp_path, base, rationale={"answer_weight": 0.3}), train=drawn, held_out=drawn)
     assert told(result)["rationale_answer_weight"] == 0.3
     assert told(result)["reason_first_share"] == 0.5
+    assert told(result)["rationale_when_swapped"] == "answer_alone"
     assert result.best_accuracy is not None
 
 
@@ -101,7 +127,7 @@ def test_rationales_change_what_is_learned(tmp_path, base, drawn):
 
 
 def test_accuracy_leaves_out_what_the_model_was_told(tmp_path, base, drawn):
-    settings = config(tmp_path, base, rationale={"reason_first_share": 0.999})
+    settings = config(tmp_path, base, rationale={"reason_first_share": 0.999, "when_swapped": "exchanged"})
     train_reward_model(settings, train=drawn, held_out=())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["accuracy"] for row in rows] == [None] * len(rows)

@@ -339,6 +339,8 @@ def _reasoning_study(out: Path, results: Path, seeds: int, jobs: int, sizes: tup
 def _describing_study(
     name: Literal["describing", "describing_alone"], out: Path, results: Path, seeds: int, jobs: int
 ) -> None:
+    from functools import partial
+
     from rewarddance.lab.describing_study import ITEMS, describing_cells, describing_study
     from rewarddance.lab.reasoning_study import run_reasoning, write_reasoning_results
     from rewarddance.lab.reward_study import StudySettings
@@ -348,7 +350,7 @@ def _describing_study(
         asked = describing_study(name, out / name, runs, show)
     with progress(f"study {name}", len(asked.cells)) as show:
         rows = run_reasoning(asked, show)
-    print_json(write_reasoning_results(results / f"{name}.json", asked, rows, describing_cells))
+    print_json(write_reasoning_results(results / f"{name}.json", asked, rows, partial(describing_cells, name)))
 
 
 def _pretrain_generator(out: Path, pictures: int | None, seed: int) -> None:

@@ -19,6 +19,11 @@ class RationaleConfig(BaseModel):
     """Share of the comparisons that are asked for their rationale before the answer, drawn anew every time; the others
     give the answer first. Below 1, because the best checkpoint is chosen by the answer alone."""
 
+    when_swapped: Literal["answer_alone", "exchanged"] = "answer_alone"
+    """What is learned of a comparison with a rationale where it is shown in the other order than it is stored in: the
+    answer alone, or (exchanged) the rationale too, with the numbers of its media exchanged. A text that spoke of image
+    1 first then speaks of image 2 first, which nothing in the question foretells."""
+
 
 class DistillationConfig(BaseModel):
     """Learn the answers of another reward model, which may give reasons first.

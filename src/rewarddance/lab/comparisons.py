@@ -21,11 +21,8 @@ from rewarddance.lab.gold import Gold, judge_picture
 from rewarddance.lab.prompts import Domain, LabPrompt, sample_prompt
 from rewarddance.lab.world import SEEN_FAULTS, UNSEEN_FAULTS, Pixels, to_uint8
 
-Split = Literal["train", "validation", "test_in", "test_out", "unjudged"]
+Split = Literal["train", "validation", "test_in", "test_out"]
 GOLD_NAME, DRAW_NAME = "gold.json", "draw.json"
-
-_UNJUDGED_OUT = 0.3
-"""Share of the pairs that nobody has judged whose prompts are out of the domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +72,6 @@ def draw_comparisons(
 
     `train`, `validation` and `test_in` are in the domain: no held-out combination or count, only seen faults.
     `test_out` has prompts with held-out combinations or counts (of the kinds that can have them) and unseen faults.
-    `unjudged` has pictures of the whole world, three prompts in ten out of the domain and any fault, that nobody has
-    chosen between; its records are there to be learned from, with `train` as their split.
 
     Args:
         folder: Made when missing.
@@ -128,12 +123,9 @@ def choose(difference: float, rng: np.random.Generator, noise: PreferenceNoise) 
 def _draw_record(
     folder: Path, split: Split, number: int, rng: np.random.Generator, noise: PreferenceNoise
 ) -> tuple[ComparisonRecord, tuple[Gold, Gold]]:
-    is_judged = split != "unjudged"
-    domain: Domain = "out" if split == "test_out" or (not is_judged and rng.random() < _UNJUDGED_OUT) else "in"
+    domain: Domain = "out" if split == "test_out" else "in"
     prompt = sample_prompt(rng, domain)
-    faults = UNSEEN_FAULTS if split == "test_out" else SEEN_FAULTS if is_judged else SEEN_FAULTS + UNSEEN_FAULTS
-    avoids = is_judged and domain == "in"
-    pixels = [_picture(prompt, rng, faults, avoid_held_out=avoids) for _ in range(2)]
+    pixels = [_picture(prompt, domain, rng) for _ in range(2)]
     first, second = (judge_picture(picture, prompt) for picture in pixels)
     media = []
     for place, picture in zip(("a", "b"), pixels, strict=True):
@@ -145,25 +137,20 @@ def _draw_record(
         id=f"{split}-{number:05d}",
         prompt=prompt.text,
         candidates=(media[0], media[1]),
-        choice=choose(second.overall - first.overall, rng, noise) if is_judged else None,
-        dimensions=_choices_of_dimensions(first, second, rng, noise) if is_judged else {},
+        choice=choose(second.overall - first.overall, rng, noise),
+        dimensions={
+            "alignment": choose(second.alignment - first.alignment, rng, noise),
+            "quality": choose(second.quality - first.quality, rng, noise),
+        },
         group_id=prompt.text,
-        split=split if is_judged else "train",
+        split=split,
         source=f"lab-{prompt.kind}",
     )
     return record, (first, second)
 
 
-def _choices_of_dimensions(
-    first: Gold, second: Gold, rng: np.random.Generator, noise: PreferenceNoise
-) -> dict[str, Choice]:
-    return {
-        "alignment": choose(second.alignment - first.alignment, rng, noise),
-        "quality": choose(second.quality - first.quality, rng, noise),
-    }
-
-
-def _picture(prompt: LabPrompt, rng: np.random.Generator, faults: tuple[str, ...], *, avoid_held_out: bool) -> Pixels:
+def _picture(prompt: LabPrompt, domain: Domain, rng: np.random.Generator) -> Pixels:
     """A candidate's pixels as a file stores them."""
-    candidate = draw_candidate(prompt, rng, avoid_held_out=avoid_held_out, faults=faults)
+    is_out = domain == "out"
+    candidate = draw_candidate(prompt, rng, avoid_held_out=not is_out, faults=UNSEEN_FAULTS if is_out else SEEN_FAULTS)
     return to_uint8(candidate.pixels) / 255

@@ -5,6 +5,7 @@ A figure needs nothing but the results file of its study, so that it can be draw
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +174,22 @@ def reasoning_figures(results: Results) -> dict[str, Chart]:
     return charts
 
 
-def describing_figures(results: Results) -> dict[str, Chart]:
-    """What every way of judging gains for a base that can write, by its size."""
-    rows = {size: ways for size, counts in results["summary"].items() for ways in counts.values()}
-    if not rows:
+def describing_figures(name: str, title: str, results: Results) -> dict[str, Chart]:
+    """What every way of judging gains for a base that can write, by its size or by the number of comparisons.
+
+    Args:
+        name: Of the study.
+        title: Says which base.
+        results: What the study has recorded.
+    """
+    cells = {(size, count): found for size, counts in results["summary"].items() for count, found in counts.items()}
+    if not cells:
         return {}
-    title = "A base that can write: over no rationales, out of domain"
+    has_one_count = len({count for _, count in cells}) == 1
+    rows = {size if has_one_count else f"{count} comparisons": found for (size, count), found in cells.items()}
     ways = {**_REASONING_WAYS, "student": "its student", "plain_student": "student of plain"}
-    return {"describing": _reasoned_gains(title, rows, ways)}
+    ways = {way: label for way, label in ways.items() if all(way in found for found in rows.values())}
+    return {name: _reasoned_gains(f"{title}: over no rationales, out of domain", rows, ways)}
 
 
 FIGURES: dict[str, Callable[[Results], dict[str, Chart]]] = {
@@ -190,7 +199,8 @@ FIGURES: dict[str, Callable[[Results], dict[str, Chart]]] = {
     "overoptimization": overoptimization_figures,
     "context": context_figures,
     "reasoning": reasoning_figures,
-    "describing": describing_figures,
+    "describing": partial(describing_figures, "describing", "A base that can write"),
+    "describing_alone": partial(describing_figures, "describing_alone", "Never compared before"),
 }
 """By study: its figures, by the names of their files."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
-from rewarddance.config.training import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from rewarddance.config.training import DataConfig, LoraConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from rewarddance.core.errors import RewardDanceError
 from rewarddance.core.files import sha256_of
 from rewarddance.data.comparisons import ComparisonSet
@@ -39,7 +39,10 @@ _FIRST_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-
 """Of the paradigms study, whose models the studies of alignment and search use; higher than is best."""
 
 _BATCH = 32
-_ANSWER_WEIGHT = 0.5  # at the default of 0.1 the small models learn to write and forget to answer
+
+RATIONALE = RationaleConfig(answer_weight=0.5, when_swapped="exchanged")
+"""How the studies of 2026-11-28 and 29 learn rationales; at the default answer weight of 0.1 the small models learn to
+write and forget to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class LabRun:
         instruction: Name of the criteria that it is asked by.
         rationales: Folder with the same training comparisons and their rationales, which are then learned too; None
             for the choices alone.
+        rationale: How they are learned.
+        lora: Adapters on the language model, with the vision tower as it is; None trains every weight.
         distillation: The teacher whose answers are learned too; None for none.
     """
 
@@ -71,6 +76,8 @@ class LabRun:
     max_comparisons: int | None = None
     instruction: str = "none"
     rationales: Path | None = None
+    rationale: RationaleConfig = RATIONALE
+    lora: LoraConfig | None = None
     distillation: DistillationConfig | None = None
 
 
@@ -78,7 +85,13 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
     """The run as a config, which the run directory keeps."""
     learned = min(run.max_comparisons or data.count("train"), data.count("train"))
     return TrainConfig(
-        model=ModelConfig(base=str(run.base), kind=run.kind, instruction=run.instruction),
+        model=ModelConfig(
+            base=str(run.base),
+            kind=run.kind,
+            instruction=run.instruction,
+            freeze_vision=run.lora is not None,
+            lora=run.lora,
+        ),
         data=DataConfig(
             train=run.rationales or data.folder,
             evaluation=data.folder if run.rationales else None,
@@ -87,7 +100,7 @@ def training_config(run: LabRun, data: LabData) -> TrainConfig:
         ),
         optimizer=OptimizerConfig(learning_rate=run.learning_rate or _FIRST_RATES[run.size], weight_decay=0.02),
         loss=LossConfig(),
-        rationale=RationaleConfig(answer_weight=_ANSWER_WEIGHT) if run.rationales else None,
+        rationale=run.rationale if run.rationales else None,
         distillation=run.distillation,
         batch_size=min(_BATCH, learned),
         epochs=run.epochs,

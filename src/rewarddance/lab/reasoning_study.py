@@ -22,17 +22,19 @@ from typing import Any, Literal
 
 import torch
 
-from rewarddance.config.reasoning import DistillationConfig
+from rewarddance.config.reasoning import DistillationConfig, RationaleConfig
+from rewarddance.config.training import LoraConfig
 from rewarddance.core.files import write_json_atomic
 from rewarddance.core.types import JudgementCost, JudgementRequest
 from rewarddance.data.comparisons import ComparisonSet
 from rewarddance.evaluation.evaluation_file import package_versions
 from rewarddance.evaluation.judgement_rows import ROWS_NAME, read_rows
 from rewarddance.lab.base_models import BaseSize, lab_base
-from rewarddance.lab.comparisons import LabData, draw_comparisons, open_drawn
+from rewarddance.lab.comparisons import LabData
 from rewarddance.lab.learning import (
     BEST_RATES,
     MIN_GOLD_DIFFERENCE,
+    RATIONALE,
     REASONED_NAME,
     SPLIT_NAMES,
     TEST_SPLITS,
@@ -45,6 +47,7 @@ from rewarddance.lab.processes import make_all
 from rewarddance.lab.recorded_results import joined, recorded, seeds_of
 from rewarddance.lab.reward_study import COUNTS, SIZES, StudySettings, figures, study_data
 from rewarddance.lab.teacher import LabTeacher, lab_judge
+from rewarddance.lab.written_reasons import words_right
 from rewarddance.rewards.protocol import RewardModel
 from rewarddance.rewards.reasoning_settings import ReasoningSettings
 from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTeacher, make_rationales
@@ -52,7 +55,6 @@ from rewarddance.training.rationale_run import SUMMARY_NAME, NamedJudge, NamedTe
 WayName = Literal["plain", "answer_first", "reason_first", "student", "plain_student"]
 
 WAYS: tuple[WayName, ...] = ("plain", "answer_first", "reason_first", "student", "plain_student")
-STUDENTS: tuple[WayName, ...] = ("student", "plain_student")
 CURVE_WAYS: tuple[WayName, ...] = ("plain", "answer_first")
 CURVE_SIZE: BaseSize = "micro"
 CURVE = (500, 1000, 2000)
@@ -71,9 +73,11 @@ class ReasoningRecipe:
 
     Attributes:
         rate: Peak learning rate with rationales; None for that of the choices alone.
-        epochs: How often each comparison is seen with its rationale.
+        epochs: How often each comparison is seen where rationales are learned.
+        rationale: How they are learned.
         plain_rate: Peak learning rate of the ways that write nothing; None for the best one of the bases that ship.
         plain_epochs: How often they see each comparison.
+        lora: Adapters on the language model, with the vision tower as it is; None trains every weight.
         samples: Rationales of a question at judgement.
         taught_samples: The same where a student is taught.
         temperature: At which they are written.
@@ -81,8 +85,10 @@ class ReasoningRecipe:
 
     rate: float | None = 3e-4
     epochs: int = 4
+    rationale: RationaleConfig = RATIONALE
     plain_rate: float | None = None
     plain_epochs: int = 2
+    lora: LoraConfig | None = None
     samples: int = 4
     taught_samples: int = 2
     temperature: float = 1.0
@@ -117,8 +123,7 @@ class ReasoningStudy:
         cells: Which models.
         recipe: How they learn and judge.
         base: The base model of every cell; None for the one that ships in its size.
-        unjudged: Pairs beside the comparisons that nobody has chosen between, of the whole world: students learn the
-            teacher's answers to them as well, and no other way sees them.
+        ways: Of every cell; None for those that a cell has by its number of comparisons.
         max_tokens: Longest rationale at judgement.
     """
 
@@ -127,8 +132,12 @@ class ReasoningStudy:
     cells: tuple[ReasoningCell, ...]
     recipe: ReasoningRecipe = ReasoningRecipe()
     base: Path | None = None
-    unjudged: int = 0
+    ways: tuple[WayName, ...] | None = None
     max_tokens: int = MAX_TOKENS
+
+    def ways_of(self, cell: ReasoningCell) -> tuple[WayName, ...]:
+        """How a cell is asked."""
+        return self.ways or cell.ways
 
     def run_folder(self, cell: ReasoningCell, way: WayName) -> Path:
         """Run directory of the model that judges in a way."""
@@ -174,13 +183,6 @@ def write_rationales(study: ReasoningStudy, seed: int) -> None:
     make_rationales(comparisons, folder, NamedTeacher(teacher.name, teacher), NamedJudge("lab:gold", lab_judge))
 
 
-def taught_data(study: ReasoningStudy, seed: int) -> LabData:
-    """The training choices of a seed and the pairs that nobody has judged, drawn if they are not there yet."""
-    folder = study.folder / f"taught-{seed}"
-    counts = {split: count for split, count in study.runs.counts if split not in TEST_SPLITS}
-    return open_drawn(folder) or draw_comparisons(folder, counts | {"unjudged": study.unjudged}, seed)
-
-
 def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[str, Any]]:
     """One cell in a process of its own; its rows, one a way, are kept as `rows.json`."""
     torch.set_num_threads(1)
@@ -189,8 +191,7 @@ def learn_and_reason(study: ReasoningStudy, cell: ReasoningCell) -> list[dict[st
         stored: list[dict[str, Any]] = json.loads(kept.read_text())
         return stored
     data = study_data(study.runs, cell.seed)
-    taught = taught_data(study, cell.seed) if study.unjudged else data
-    rows = [_row(study, cell, way, data, taught if way in STUDENTS else data) for way in cell.ways]
+    rows = [_row(study, cell, way, data) for way in study.ways_of(cell)]
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(kept, rows)
     return rows
@@ -219,9 +220,10 @@ def write_reasoning_results(
         "learning_rates": BEST_RATES,
         "rationale_rate": recipe.rate,
         "rationale_epochs": recipe.epochs,
+        "rationale": recipe.rationale.model_dump(),
+        "lora": recipe.lora and recipe.lora.model_dump(mode="json"),
         "plain_rate": recipe.plain_rate,
         "plain_epochs": recipe.plain_epochs,
-        "unjudged": study.unjudged,
         "samples": recipe.samples,
         "taught_samples": recipe.taught_samples,
         "temperature": recipe.temperature,
@@ -230,11 +232,13 @@ def write_reasoning_results(
     earlier = recorded(path, settings)
     summary: dict[str, Any] = earlier.get("summary", {})
     cells = whole(seeds_of(earlier.get("rows", ()), study.runs.seeds))
-    asked = [_row_key({**asdict(cell), "way": way}) for cell in cells for way in cell.ways]
+    asked = [_row_key({**asdict(cell), "way": way}) for cell in cells for way in study.ways_of(cell)]
     every = joined(earlier.get("rows", ()), rows, asked, _row_key)
     for size, count in dict.fromkeys((cell.size, cell.comparisons) for cell in study.cells):
         own = [cell for cell in study.cells if (cell.size, cell.comparisons) == (size, count)]
-        answers = {way: {cell.seed: read_rows(study.answers(cell, way)) for cell in own} for way in own[0].ways}
+        answers = {
+            way: {cell.seed: read_rows(study.answers(cell, way)) for cell in own} for way in study.ways_of(own[0])
+        }
         summary.setdefault(size, {})[str(count)] = ways_summary(answers)
     content = {
         "study": path.stem,
@@ -271,6 +275,8 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     summary: dict[str, Any] = {
         way: {split: accuracy_and_gain(plain, own, split) for split in TEST_SPLITS} for way, own in answers.items()
     }
+    if "reason_first" in answers:
+        summary["words_right"] = {split: words_right(answers["reason_first"], split) for split in TEST_SPLITS}
     if "student" in answers:
         summary["share_of_gain_that_the_student_keeps"] = {
             split: share_kept(plain, answers["reason_first"], answers["student"], split) for split in TEST_SPLITS
@@ -290,10 +296,10 @@ def ways_summary(answers: Mapping[WayName, SeedRows]) -> dict[str, Any]:
     return summary
 
 
-def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData, learned: LabData) -> dict[str, Any]:
+def _row(study: ReasoningStudy, cell: ReasoningCell, way: WayName, data: LabData) -> dict[str, Any]:
     folder = study.run_folder(cell, way)
     reasoning = study.reasoning(cell.seed) if way == "reason_first" else None
-    model = learn(_run(study, cell, way), learned)
+    model = learn(_run(study, cell, way), data)
     parts = measure(model, data, folder, f"{cell.name}-{way}", reasoning=reasoning).facets["split"]
     return {
         **asdict(cell),
@@ -314,7 +320,8 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
         study.run_folder(cell, way),
         epochs=recipe.plain_epochs,
         learning_rate=recipe.plain_rate or BEST_RATES[cell.size],
-        max_comparisons=None if study.unjudged and way in STUDENTS else cell.comparisons,
+        max_comparisons=cell.comparisons,
+        lora=recipe.lora,
     )
     if way == "student":
         teacher = study.run_folder(cell, "reason_first") / "model"
@@ -331,7 +338,8 @@ def _run(study: ReasoningStudy, cell: ReasoningCell, way: WayName) -> LabRun:
     if way == "plain":
         return run
     rationales = study.rationales(cell.seed)
-    return replace(run, rationales=rationales, learning_rate=recipe.rate or run.learning_rate, epochs=recipe.epochs)
+    rate = recipe.rate or run.learning_rate
+    return replace(run, rationales=rationales, rationale=recipe.rationale, learning_rate=rate, epochs=recipe.epochs)
 
 
 def _cost(model: RewardModel, data: LabData, reasoning: ReasoningSettings | None) -> JudgementCost:

@@ -14,7 +14,7 @@ from rewarddance.core.seeding import numpy_rng
 from rewarddance.core.types import Comparison
 from rewarddance.rewards.protocol import PreparedComparisons, RewardModel
 from rewarddance.rewards.reasoning_settings import Format
-from rewarddance.training.data_order import DataOrder
+from rewarddance.training.data_order import DataOrder, Shown
 from rewarddance.training.learning_data import ChosenComparisons
 from rewarddance.training.teaching import Teaching
 
@@ -33,10 +33,12 @@ class Extras:
 
     Attributes:
         reason_first_share: Share of rows that are asked for their rationale before the answer; None for no rationales.
+        keeps_swapped: Whether a rationale is learned also where its media are shown in the other order.
         teaching: A teacher's answers; None for no teacher.
     """
 
     reason_first_share: float | None = None
+    keeps_swapped: bool = False
     teaching: Teaching | None = None
 
 
@@ -104,7 +106,7 @@ class _MicroBatches:
         rows = self.order.shown(micro_batch)
         size = len(rows) // self.share.processes
         own = slice(self.share.rank * size, (self.share.rank + 1) * size)
-        shown = [_with_a_target(row.of(self.comparisons[row.index])) for row in rows[own]]
+        shown = [_with_a_target(self._shown(row)) for row in rows[own]]
         formats = self._formats(micro_batch, len(rows))
         try:
             prepared = (
@@ -117,6 +119,11 @@ class _MicroBatches:
             return error
         teaching = self.extras.teaching
         return prepared if teaching is None else replace(prepared, teacher=teaching.of(rows[own]))
+
+    def _shown(self, row: Shown) -> Comparison:
+        comparison = row.of(self.comparisons[row.index])
+        keeps = self.extras.keeps_swapped or not row.is_swapped
+        return comparison if keeps else replace(comparison, rationale=None)
 
     def _formats(self, micro_batch: int, rows: int) -> list[Format] | None:
         """Where the rationale of each row stands: a function of seed and position alone, as the order is."""

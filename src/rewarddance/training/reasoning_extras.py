@@ -94,9 +94,11 @@ def extras_of(config: TrainConfig, comparisons: ChosenComparisons, folder: RunFo
         DataError: The teacher answered no comparison.
         ModelError: The teacher cannot be loaded.
     """
-    share = None if config.rationale is None else config.rationale.reason_first_share
+    share, keeps_swapped = None, False
+    if config.rationale is not None:
+        share, keeps_swapped = config.rationale.reason_first_share, config.rationale.when_swapped == "exchanged"
     if config.distillation is None:
-        return Extras(share)
+        return Extras(share, keeps_swapped)
     asked = config.distillation
     teaching = teach(
         asked,
@@ -107,7 +109,7 @@ def extras_of(config: TrainConfig, comparisons: ChosenComparisons, folder: RunFo
         load_teacher=lambda: load_teacher(asked, learner.device),
         wait_for_everyone=learner.wait_for_everyone,
     )
-    return Extras(share, teaching)
+    return Extras(share, keeps_swapped, teaching)
 
 
 def told_of_reasoning(config: TrainConfig, extras: Extras) -> dict[str, object]:
@@ -116,6 +118,7 @@ def told_of_reasoning(config: TrainConfig, extras: Extras) -> dict[str, object]:
     if config.rationale is not None:
         told["rationale_answer_weight"] = config.rationale.answer_weight
         told["reason_first_share"] = config.rationale.reason_first_share
+        told["rationale_when_swapped"] = config.rationale.when_swapped
     if config.distillation is not None and extras.teaching is not None:
         settings = config.distillation
         told["teacher"] = settings.teacher
