@@ -41,8 +41,8 @@ _FIRST_RATES: dict[BaseSize, float] = {"nano": 5e-4, "micro": 8e-4, "small": 3e-
 _BATCH = 32
 
 RATIONALE = RationaleConfig(answer_weight=0.5, when_swapped="exchanged")
-"""How the studies of 2026-11-28 and 29 learn rationales; at the default answer weight of 0.1 the small models learn to
-write and forget to answer."""
+"""How the studies of reasoning and describing learn rationales; at the default answer weight of 0.1 the small models
+learn to write and forget to answer."""
 
 
 @dataclass(frozen=True, slots=True)
