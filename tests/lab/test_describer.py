@@ -23,7 +23,7 @@ COMPARING = ("better", "than", "sharper", "cleaner", "richer")
 @pytest.fixture(autouse=True)
 def no_exam(monkeypatch):
     """Hundreds of questions to a model of six steps."""
-    monkeypatch.setattr("rewarddance.lab.describer.examine", lambda model, tokenizer: {})
+    monkeypatch.setattr("rewarddance.lab.pretraining.examine", lambda model, tokenizer: {})
 
 
 def weights(folder: Path) -> dict:  # type: ignore[type-arg]

@@ -13,7 +13,6 @@ it takes from the picture: stripes are noise, a colour cast takes contrast.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from rewarddance.core.seeding import numpy_rng
-from rewarddance.lab.base_models import BaseSize, lab_base, new_base, save_base
+from rewarddance.lab.base_models import BaseSize, lab_base, new_base
 from rewarddance.lab.candidates import draw_candidate
 from rewarddance.lab.describing import QUESTION
 from rewarddance.lab.faults import report_on
@@ -29,9 +28,8 @@ from rewarddance.lab.pretraining import (
     Course,
     Losses,
     TeachingHeads,
-    examine,
-    learn_lessons,
     learning_rate_share,
+    make_base,
     pretraining_losses,
 )
 from rewarddance.lab.pretraining_batches import collate_items
@@ -39,7 +37,6 @@ from rewarddance.lab.pretraining_questions import Item, Lesson, lessons_on_one
 from rewarddance.lab.prompts import sample_prompt
 from rewarddance.lab.teacher import describe_both, describe_picture
 from rewarddance.lab.world import SEEN_FAULTS, UNSEEN_FAULTS, to_uint8
-from rewarddance.training.run_folder import replace_folder
 
 _LESSONS_OF_CELLS = ("answer", "colour", "shape", "wanted")
 
@@ -115,11 +112,10 @@ def make_describer(settings: DescriberSettings, folder: Path, on_progress: Calla
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_share(step, settings.warmup_steps, total)
 
-    course = Course(model, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings))
-    losses = learn_lessons(course, folder, losses_of, set_rates, on_progress)
-    record = {"settings": asdict(settings), "losses": losses, "exam": examine(model, tokenizer)}
-    replace_folder(folder / "model", partial(save_base, model, tokenizer, recipe=record))
-    return folder / "model"
+    course = Course(
+        model, tokenizer, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings)
+    )
+    return make_base(course, folder, losses_of, set_rates, on_progress)
 
 
 def _with_known_eyes(settings: DescriberSettings) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:

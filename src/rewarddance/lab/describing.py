@@ -9,7 +9,6 @@ faults of `UNSEEN_FAULTS` do not occur.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,20 @@ import torch
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from rewarddance.core.seeding import numpy_rng
-from rewarddance.lab.base_models import BaseSize, lab_base, save_base
+from rewarddance.lab.base_models import BaseSize, lab_base
 from rewarddance.lab.faults import report_on
 from rewarddance.lab.pretraining import (
     Course,
     Losses,
     TeachingHeads,
-    examine,
-    learn_lessons,
     learning_rate_share,
+    make_base,
     pretraining_losses,
 )
 from rewarddance.lab.pretraining_batches import collate_items
 from rewarddance.lab.pretraining_questions import Item, Lesson, draw_item
 from rewarddance.lab.teacher import describe_pair
 from rewarddance.lab.world import to_uint8
-from rewarddance.training.run_folder import replace_folder
 
 QUESTION = "What is wrong with the images for the prompt?"
 
@@ -107,8 +104,7 @@ def learn_to_describe(
         of_model["lr"] = rate
         of_heads["lr"] = settings.heads_learning_rate if step < alone else rate
 
-    course = Course(model, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings))
-    losses = learn_lessons(course, folder, losses_of, set_rates, on_progress)
-    record = {"settings": asdict(settings), "losses": losses, "exam": examine(model, tokenizer)}
-    replace_folder(folder / "model", partial(save_base, model, tokenizer, recipe=record))
-    return folder / "model"
+    course = Course(
+        model, tokenizer, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings)
+    )
+    return make_base(course, folder, losses_of, set_rates, on_progress)

@@ -181,6 +181,7 @@ class Course:
 
     Attributes:
         model: The base model.
+        tokenizer: Its tokenizer.
         heads: Thrown away at the end.
         optimizer: Of the parameters of both.
         steps: Optimizer steps from the first to the last.
@@ -190,6 +191,7 @@ class Course:
     """
 
     model: InternVLForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
     heads: TeachingHeads
     optimizer: torch.optim.Optimizer
     steps: int
@@ -203,14 +205,14 @@ class Course:
         return {"model": self.model, "heads": self.heads}
 
 
-def learn_lessons(
+def make_base(
     course: Course,
     folder: Path,
     losses_of: Callable[[int], Losses],
     set_rates: Callable[[int], None],
     on_progress: Callable[[int], None] | None,
-) -> dict[str, float]:
-    """Run or resume a course, with a log and checkpoints in `folder`; returns the running means of its losses.
+) -> Path:
+    """Run or resume a course, with a log and checkpoints in `folder`; the model goes to `folder / "model"`.
 
     Args:
         course: What learns.
@@ -223,6 +225,20 @@ def learn_lessons(
         CheckpointError: The disk is full or cannot be written to; what was written before is intact.
         UsageError: The folder holds a run by another recipe.
     """
+    losses = _learn(course, folder, losses_of, set_rates, on_progress)
+    record = {"settings": course.settings, "losses": losses, "exam": examine(course.model, course.tokenizer)}
+    replace_folder(folder / "model", partial(save_base, course.model, course.tokenizer, recipe=record))
+    return folder / "model"
+
+
+def _learn(
+    course: Course,
+    folder: Path,
+    losses_of: Callable[[int], Losses],
+    set_rates: Callable[[int], None],
+    on_progress: Callable[[int], None] | None,
+) -> dict[str, float]:
+    """Running means of the losses."""
     done = read_pretraining(folder, course.modules, course.optimizer, course.settings)
     parameters = [parameter for module in course.modules.values() for parameter in module.parameters()]
     started, recent = time.perf_counter(), dict[str, float]()
@@ -278,11 +294,10 @@ def pretrain(settings: PretrainingSettings, folder: Path, on_progress: Callable[
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_share(phase, settings.warmup_steps, of)
 
-    course = Course(model, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings))
-    recent = learn_lessons(course, folder, losses_of, set_rates, on_progress)
-    record = {"settings": asdict(settings), "losses": recent, "exam": examine(model, tokenizer)}
-    replace_folder(folder / "model", partial(save_base, model, tokenizer, recipe=record))
-    return folder / "model"
+    course = Course(
+        model, tokenizer, heads, optimizer, total, settings.batch_items, settings.save_every, asdict(settings)
+    )
+    return make_base(course, folder, losses_of, set_rates, on_progress)
 
 
 def learning_rate_share(step: int, warmup: int, total: int) -> float:
