@@ -15,6 +15,7 @@ from rewarddance.lab.reasoning_study import ReasoningCell, learn_and_reason, wri
 from rewarddance.lab.reward_study import StudySettings
 from rewarddance.lab.world import SEEN_FAULTS, UNSEEN_FAULTS
 from rewarddance.training.run_folder import RunFolder
+from tests.lab.killed_courses import killed_and_resumed
 
 SHORT = DescriberSettings("nano", items=24, known_items=12, batch_items=4, warmup_steps=1, save_every=2)
 COMPARING = ("better", "than", "sharper", "cleaner", "richer")
@@ -58,16 +59,7 @@ def test_it_begins_with_the_eyes_of_the_base_that_ships_and_a_new_language_model
 
 
 def test_a_killed_course_resumes_bit_identically(tmp_path: Path):
-    class Killed(Exception):
-        pass
-
-    def kill_at_step_five(items: int) -> None:
-        if items == 20:
-            raise Killed
-
-    with pytest.raises(Killed):
-        make_describer(SHORT, tmp_path / "killed", kill_at_step_five)
-    resumed = weights(make_describer(SHORT, tmp_path / "killed"))
+    resumed = weights(killed_and_resumed(partial(make_describer, SHORT), tmp_path / "killed"))
     whole = weights(make_describer(SHORT, tmp_path / "whole"))
     assert all((resumed[name] == value).all() for name, value in whole.items())
 

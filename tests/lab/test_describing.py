@@ -3,7 +3,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytest
 from safetensors.torch import load_file
 
 from rewarddance.lab.base_models import lab_base
@@ -14,6 +13,7 @@ from rewarddance.lab.reward_study import StudySettings
 from rewarddance.lab.world import UNSEEN_FAULTS
 from rewarddance.rewards.folder import read_record
 from rewarddance.training.run_folder import RunFolder
+from tests.lab.killed_courses import killed_and_resumed
 
 SHORT = DescribingSettings("nano", items=24, batch_items=4, heads_steps=2, warmup_steps=1, save_every=3)
 
@@ -41,16 +41,7 @@ def test_the_heads_learn_alone_first_and_then_the_base_with_them(tmp_path: Path)
 
 
 def test_a_killed_course_resumes_bit_identically(tmp_path: Path):
-    class Killed(Exception):
-        pass
-
-    def kill_at_step_five(items: int) -> None:
-        if items == 20:
-            raise Killed
-
-    with pytest.raises(Killed):
-        learn_to_describe(SHORT, tmp_path / "killed", kill_at_step_five)
-    resumed = weights(learn_to_describe(SHORT, tmp_path / "killed"))
+    resumed = weights(killed_and_resumed(partial(learn_to_describe, SHORT), tmp_path / "killed"))
     whole = weights(learn_to_describe(SHORT, tmp_path / "whole"))
     assert all((resumed[name] == value).all() for name, value in whole.items())
 

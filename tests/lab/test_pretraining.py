@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rewarddance.lab.pretraining_batches import collate_items
 from rewarddance.lab.pretraining_questions import corpus, draw_item
 from rewarddance.lab.world import UNSEEN_FAULTS, to_uint8
 from rewarddance.rewards.backbones.loading import load_backbone
+from tests.lab.killed_courses import killed_and_resumed
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +74,6 @@ def test_a_lesson_is_laid_out_as_the_backbone_asks_it(tmp_path: Path, tokenizer)
 def test_pretraining_resumes_bit_identically(tmp_path: Path) -> None:
     settings = PretrainingSettings("nano", vision_items=8, items=24, batch_items=4, warmup_steps=2, save_every=3)
     pretrain(settings, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill_at_step_five(items: int) -> None:
-        if items == 20:
-            raise Killed
-
-    with pytest.raises(Killed):
-        pretrain(settings, tmp_path / "killed", kill_at_step_five)
-    pretrain(settings, tmp_path / "killed")
-    name = "model/model.safetensors"
-    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    resumed = killed_and_resumed(partial(pretrain, settings), tmp_path / "killed")
+    name = "model.safetensors"
+    assert (resumed / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
